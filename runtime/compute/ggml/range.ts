@@ -1,21 +1,21 @@
 // Consecutive layers at once. Where few rows choose, they are one graph: attention, gate, chosen experts and their sum per layer.
 import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
-import type { MoeLayer, Segment } from "../../kernels/segment.ts";
-import { isPlain, widthsOf } from "../../kernels/widths.ts";
+import type { Segment } from "../../kernels/segment.ts";
+import { isPlain } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeEnds, RangeLayer, RangeOutputs } from "../backend.ts";
 import { checkKv } from "../call-checks.ts";
 import { reusedBuffers } from "../output-buffers.ts";
 import { withEnds } from "../range-ends.ts";
+import { withExperts } from "./chosen-experts.ts";
 import type { GgmlDevice } from "./device.ts";
-import { endsOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
 import { zerosFor } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { type DenseProgram, lowerOps, sumsOfSquares } from "./program.ts";
+import { type DenseProgram, sumsOfSquares } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
 import { SortedRange } from "./sorted-range.ts";
@@ -212,29 +212,6 @@ function rowsAt(build: GraphBuilder, x: Value, count: number): Value {
   return build.step(build.device.ggml.ggml_get_rows(build.context, x.tensor, at.tensor), [x, at]);
 }
 
-interface Sum {
-  readonly y: Value;
-  readonly gates: Value;
-  readonly h: Value;
-}
-
-/** The same sum in llama.cpp's order of nodes, by which devices make one kernel of it. */
-function summedAtOnce(
-  build: GraphBuilder,
-  { y, gates, h }: Sum,
-  of: { readonly width: number; readonly k: number; readonly rows: number },
-) {
-  const { ggml } = build.device;
-  const { width, k, rows } = of;
-  const weighted = build.step(ggml.ggml_mul(build.context, y.tensor, gates.tensor), [y, gates]);
-  const row = width * Float32Array.BYTES_PER_ELEMENT;
-  const each = Array.from({ length: k }, (_, i) =>
-    build.ahead(build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted)),
-  );
-  const add = (a: Value, b: Value): Value => build.step(ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]);
-  return add(each.reduce(add), h);
-}
-
 function cpuRowsMax(layers: readonly RangeLayer[]): number {
   const perRow = layers.map(({ layer }) => (layer.kind === "moe" ? layer.topK / layer.experts : 0));
   return Math.floor(cpuPairsMax / Math.max(...perRow));
@@ -245,32 +222,3 @@ const none = new Int32Array();
 /** True where an expert's input is used in products only. */
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
   ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
-
-interface Experts {
-  readonly moe: MoeLayer;
-  readonly slab: Slab;
-  readonly rows: number;
-}
-
-/** h + the sum over k of gates[k] * y[k] in gate order, each product and sum rounded to f32. */
-function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: ReadonlyMap<string, Value>): Value {
-  const { ggml } = build.device;
-  const { topK: k, expert } = moe;
-  const [h, f, ids, gates] = ["h", "f", "ids", "gates"].map((name) => values.get(name)) as [Value, Value, Value, Value];
-  const [input, output] = endsOf(expert);
-  const own = new Map([[input.name, f]]);
-  lowerOps(build, expert.ops, own, { rows: k * rows, weights: slab.of({ ids, k, rows, shared: f }), widths: widthsOf(expert) });
-  const y = own.get(output.name) as Value;
-  const { width } = output;
-  if (!build.device.exact) return summedAtOnce(build, { y, gates, h }, { width, k, rows });
-  const apart = build.view(ggml.ggml_reshape_3d(build.context, y.tensor, width, k, rows), y);
-  const shares = build.view(ggml.ggml_reshape_3d(build.context, gates.tensor, 1, k, rows), gates);
-  const weighted = build.step(ggml.ggml_mul(build.context, apart.tensor, shares.tensor), [apart, shares]);
-  const row = width * Float32Array.BYTES_PER_ELEMENT;
-  let sum = h;
-  for (let i = 0; i < k; i++) {
-    const one = build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted);
-    sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
-  }
-  return sum;
-}
