@@ -113,6 +113,28 @@ export interface LayerRange {
   /** True while the layer is resident and within a range's reach. */
   covers(layer: number): boolean;
   run(call: RangeCall): Promise<RangeOutputs>;
+  /** True where held rows can pass the layer, whichever of its experts are here; unset: nowhere. */
+  holds?(layer: number): boolean;
+  /** Undefined where memory is not to be had. `width`: of each row, the same in all calls. */
+  hold?(rows: number, width: number): HeldRows | undefined;
+}
+
+export interface Chosen {
+  readonly ids: Int32Array; // [n, topK]
+  readonly gates: Float32Array; // [n, topK]
+}
+
+/** Rows that stay in a device's memory while they pass layers of which some experts are elsewhere. */
+export interface HeldRows {
+  /** Passes a layer's block: of rows `x` [n, hidden], else of those behind the layer before, to which `sums` [n, hidden] are added. */
+  choose(layer: number, kv: KvCall, given: { readonly x?: Float32Array; readonly sums?: Float32Array }): Chosen;
+  /** What experts are to have of so many rows, [count, hidden]; before `add`. */
+  inputs(from: number, count: number): Float32Array;
+  /** Adds the weighted rows of experts that are here; the ids of others are -1. */
+  add(layer: number, chosen: Chosen): void;
+  /** The rows as they are here, [n, hidden]. */
+  read(): Float32Array;
+  free(): void;
 }
 
 export interface Capabilities {

@@ -5,6 +5,7 @@ import { countRows, kernelsWhenFused, lastLayerOf } from "./gpu-count.ts";
 test("a layer has at most 1.1 of llama.cpp's kernels, DeepSeek's one more for the bound of its keys, and a token is one read", async () => {
   const rows = await countRows();
   assert.equal(rows.length, 5);
+  for (const { hostDown, ranksDown, hostUp, ranksUp } of rows) assert.ok(ranksDown <= 0.6 * hostDown && ranksUp < hostUp);
   for (const row of rows) assert.ok(row.share <= (row.model.startsWith("DeepSeek") ? 1.13 : 1.1) && row.reads === 1, JSON.stringify(row));
 });
 

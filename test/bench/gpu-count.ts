@@ -10,6 +10,7 @@ import { kernelsOf, looseBackend } from "../kit/devices/loose.ts";
 import { modelOf } from "../kit/models/golden-files.ts";
 import { published, writePublished } from "../kit/models/published-gguf.ts";
 import { loadModel } from "../kit/models/small-engine.ts";
+import { stepsOverRanks } from "../kit/ranks/steps-over-ranks.ts";
 import { Peer } from "./llama/peer.ts";
 
 /** Nodes of which ggml's CUDA backend makes one kernel for one row (ggml 0.21, ggml_cuda_try_fuse), the longest first, views and all. */
@@ -98,6 +99,39 @@ async function ours(folder: string) {
   }
 }
 
+/** Bytes of a layer of eight rows while another rank has half of the experts, from and to the device: by the host, and over ranks. */
+async function overRanks(folder: string) {
+  const [{ backend, work }, { backend: other }] = [looseBackend(), looseBackend()];
+  const checkpoint = await openCheckpoint(folder);
+  try {
+    const rows = 8;
+    const shared = {
+      backend,
+      other,
+      model: modelOf(folder, checkpoint),
+      context: 256,
+      isHere: (_: number, expert: number) => expert % 2 === 0,
+    };
+    const { hidden, layers } = shared.model.program;
+    const bytes: number[] = [];
+    for (const holds of [false, true]) {
+      const { step } = await stepsOverRanks({ ...shared, holds });
+      for (const list of [work.reads, work.writes]) list.length = 0;
+      await step([...Array(rows).keys()], [{ firstSlot: 0, batch: rows, tokens: 1, past: new Int32Array(rows) }], rows);
+      const beside = (holds ? 2 : 1) * 4 * rows * hidden; // embeddings, and the last rows
+      for (const [list, ends] of [
+        [work.reads, beside],
+        [work.writes, 0],
+      ] as const)
+        bytes.push(Math.round((list.reduce((sum, each) => sum + each, 0) - ends) / layers.length));
+    }
+    const [hostDown, hostUp, ranksDown, ranksUp] = bytes as [number, number, number, number];
+    return { hostDown, ranksDown, hostUp, ranksUp };
+  } finally {
+    for (const each of [checkpoint, backend, other]) await each.close();
+  }
+}
+
 /** llama.cpp takes a DeepSeek-V2 without projected queries for the one of 27 layers, and so reads no small one. */
 const unread = "DeepSeek-V2";
 
@@ -114,6 +148,11 @@ interface CountRow {
   /** Of a token, from its id to its candidates: each is a wait for the device. */
   readonly reads: number;
   readonly bytesRead: number;
+  /** Bytes of a layer of eight rows over two ranks, from and to the device; `host`: with rows that pass by the host. */
+  readonly hostDown: number;
+  readonly ranksDown: number;
+  readonly hostUp: number;
+  readonly ranksUp: number;
 }
 
 /** A row for each model; `most`: what a layer of ours may have of llama.cpp's kernels. */
@@ -134,6 +173,7 @@ export async function countRows(most = 1.1): Promise<readonly CountRow[]> {
         ...{ nodes, llamaNodes, fused, llamaFused },
         ...{ share: Number(share.toFixed(2)), ok: share <= most },
         ...{ reads: own.reads.length, bytesRead: own.reads.reduce((sum, bytes) => sum + bytes, 0) },
+        ...(await overRanks(join(folder, "hf"))),
       });
     } finally {
       rmSync(folder, { recursive: true, force: true });

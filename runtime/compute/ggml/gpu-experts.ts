@@ -7,6 +7,7 @@ import { checkInputs } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { formsOf, partsOf } from "./expert-matrices.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
+import type { SlabHolder } from "./layer-parts.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -71,9 +72,13 @@ class GpuExpertSlab implements ExpertSlab {
   readonly #experts: Experts;
   readonly #count: number;
   readonly #step: number;
+  /** The slab that had no place for the expert of this one. */
+  #without: GpuExpertSlab | undefined;
   readonly #here = new Map<number, Expert>();
   #key: string | undefined;
   #slab: Slab | undefined;
+  /** Experts with memory of their own. */
+  #apart = 0;
 
   constructor(device: GgmlDevice, experts: Experts, segment: Segment, count: number) {
     this.segment = segment;
@@ -93,7 +98,13 @@ class GpuExpertSlab implements ExpertSlab {
     // A duplicate, or one of another shape, gets memory of its own.
     const fits = !this.#here.has(expert) && this.#key === JSON.stringify(forms);
     const slab = fits ? this.#allocate(forms) : undefined;
-    if (slab === undefined) return this.#experts.expertSlab(this.segment, 1).place(0, weights);
+    if (slab === undefined) {
+      const own = this.#experts.expertSlab(this.segment, 1);
+      const apart = own.place(0, weights);
+      own.#without = this;
+      this.#apart += 1;
+      return apart;
+    }
     const slot = slab.slots === this.#count ? expert : slab.empty;
     slab.put(slot, weights);
     const made = new Expert(this.#experts, this, { slot, bytes: slab.expertBytes });
@@ -105,6 +116,7 @@ class GpuExpertSlab implements ExpertSlab {
     const slab = this.slab;
     slab.drop(expert.slot);
     for (const [number, each] of this.#here) if (each === expert) this.#here.delete(number);
+    if (this.#without !== undefined) this.#without.#apart -= 1;
     if (slab.used === 0) this.#free();
     else if (slab.used <= slab.slots - 2 * this.#step) this.#shrink(slab.slots - this.#step);
   }
@@ -117,6 +129,10 @@ class GpuExpertSlab implements ExpertSlab {
   /** Undefined while some experts are missing. */
   get whole(): Slab | undefined {
     return this.#slab?.used === this.#count ? this.#slab : undefined;
+  }
+
+  get parted(): SlabHolder["parted"] {
+    return this.#apart > 0 ? undefined : { slab: this.#slab, slotOf: (expert) => this.#here.get(expert)?.slot };
   }
 
   #allocate(forms: WeightForms): Slab | undefined {

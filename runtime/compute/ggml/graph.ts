@@ -150,10 +150,15 @@ export class GraphBuilder {
   }
 
   /** The value lies in that place after the graph has run. */
-  keep(value: Value, place: Place): void {
+  keep(value: Value, place: Place): Value {
     const owned = value.owner === undefined ? undefined : (this.#owned[value.owner] as Owned);
-    if (owned?.tensor === value.tensor && owned.place === undefined) owned.place = place;
-    else this.effect(this.device.ggml.ggml_cpy(this.context, value.tensor, this.placed(place).tensor), [value]);
+    if (owned?.tensor === value.tensor && owned.place === undefined) {
+      owned.place = place;
+      return value;
+    }
+    const placed = this.placed(place);
+    this.effect(this.device.ggml.ggml_cpy(this.context, value.tensor, placed.tensor), [value]);
+    return placed;
   }
 
   view(tensor: Pointer, of: Value): Value {

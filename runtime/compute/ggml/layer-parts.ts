@@ -11,6 +11,8 @@ export interface SlabHolder {
   readonly whole: Slab | undefined;
   /** On a processor: what computes its experts' rows where they are sorted; set while it is whole. */
   readonly sorted?: { readonly graphs: ExpertGraphs; readonly shape: ExpertShape; readonly slab: Slab } | undefined;
+  /** On a device: where its experts lie, all of which are in the slab; undefined while some have memory of their own. */
+  readonly parted?: { readonly slab: Slab | undefined; readonly slotOf: (expert: number) => number | undefined } | undefined;
 }
 
 export interface Part {
@@ -22,6 +24,8 @@ export interface Part {
 }
 
 export function nodesOf({ program, moe }: Part, kv: KvGraph): number {
-  if (moe === undefined) return program.nodes(kv);
-  return program.nodes(kv) + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
+  return program.nodes(kv) + (moe === undefined ? 0 : expertNodesOf(moe));
 }
+
+export const expertNodesOf = ({ expert, topK }: MoeLayer): number =>
+  nodes.perOp * expert.ops.length + nodes.perExpert * topK + nodes.perLayer;

@@ -3,13 +3,14 @@ import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { isPlain } from "../../kernels/widths.ts";
-import type { KvCall, LayerRange, RangeCall, RangeEnds, RangeLayer, RangeOutputs } from "../backend.ts";
+import type { HeldRows, KvCall, LayerRange, RangeCall, RangeEnds, RangeLayer, RangeOutputs } from "../backend.ts";
 import { checkKv } from "../call-checks.ts";
 import { reusedBuffers } from "../output-buffers.ts";
 import { withEnds } from "../range-ends.ts";
 import { withExperts } from "./chosen-experts.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
+import { Holder } from "./held-rows.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
 import { zerosFor } from "./matrix-storage.ts";
@@ -41,6 +42,7 @@ interface Ids {
 export class GgmlRange implements LayerRange {
   readonly #choosingRowsMax: number;
   readonly #sorted: SortedRange;
+  readonly #holder: Holder | undefined;
   readonly #device: GgmlDevice;
   readonly #rowsMax: number | undefined;
   readonly #parts: readonly Part[];
@@ -73,6 +75,15 @@ export class GgmlRange implements LayerRange {
       choosable: isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
     }));
     this.#sorted = new SortedRange(device, this.#parts);
+    this.#holder = device.exact ? undefined : new Holder(device, this.#parts);
+  }
+
+  holds(layer: number): boolean {
+    return this.#holder?.holds(layer) ?? false;
+  }
+
+  hold(rows: number, width: number): HeldRows | undefined {
+    return this.#holder?.hold(rows, width);
   }
 
   covers(layer: number): boolean {

@@ -1,5 +1,4 @@
 // Passes rows through the layers; experts compute here and elsewhere at the same time.
-import type { Phase } from "../../../crds/telemetry.ts";
 import type { BufferAllocator, Compiled, KvCall, Outputs } from "../../compute/backend.ts";
 import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import { rangeOfGroups } from "../../kernels/kv-groups.ts";
@@ -7,18 +6,13 @@ import type { Layer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind } from "../../kernels/widths.ts";
 import { scatterRows, selectPairs } from "../../placement/frames/pairs.ts";
 import { kindOf } from "../schedule/step-plan.ts";
-import { combine, type Group, groupPairs, placeSums } from "./combine.ts";
+import { combine, type Group, placeSums } from "./combine.ts";
+import { HeldLayers } from "./held-layers.ts";
 import { passRange } from "./layer-ranges.ts";
+import { type ChosenPairs, localKey, type PhaseGroup, routePairs, sendPairs } from "./routed-pairs.ts";
 import { floats, type Part, type Passed, type StepTools, stepMs } from "./step-tools.ts";
 
-interface LayerRows {
-  readonly layer: number;
-  readonly first: number;
-  readonly decodes: number;
-  readonly ids: Int32Array; // [n, topK]
-  readonly topK: number;
-  /** Larger ids are free experts, which the block has computed. */
-  readonly experts: number;
+interface LayerRows extends ChosenPairs {
   readonly f: Float32Array; // [n, hidden]
   /** [n, topK]; changed for pairs that come as sums. */
   readonly gates: Float32Array;
@@ -38,14 +32,16 @@ interface Begun {
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
   const allocators = tools.allocators[part.decodes > 0 ? "decode" : "prefill"];
   const allocate = allocators.pop() ?? reusedBuffers();
+  const held = new HeldLayers(tools, part);
   try {
-    return await passThrough(tools, part, allocate);
+    return await passThrough(tools, part, allocate, held);
   } finally {
+    held.free();
     allocators.push(allocate);
   }
 }
 
-async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocator): Promise<Float32Array> {
+async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocator, held: HeldLayers): Promise<Float32Array> {
   const { blocks, scheduler } = tools;
   const { tokens, mutex } = part;
   let x: Passed["x"] = tokens;
@@ -55,18 +51,22 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
     const to = ranges?.endOf(tools, part, layer) ?? layer;
     const before = part.before(Math.max(layer, to - 1));
     if (before) await scheduler.waitFor(before);
-    const passing = { part, from: layer, to, x };
-    const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
     const of = { part, layer, cut, allocate: layerBuffers(allocate, layer) };
-    const passed: Passed =
-      ranged.to > layer ? ranged : await passLayer(tools, of, x instanceof Int32Array ? await embedded(tools, of, x) : x);
-    x = passed.x;
-    layer = passed.to;
+    const rows = (): Float32Array | Promise<Float32Array> => (x instanceof Int32Array ? embedded(tools, of, x) : x);
+    if (to === layer && (await held.pass(layer, rows))) layer += 1;
+    else {
+      x = await held.read(x);
+      const passing = { part, from: layer, to, x };
+      const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
+      const passed: Passed = ranged.to > layer ? ranged : await passLayer(tools, of, await rows());
+      x = passed.x;
+      layer = passed.to;
+    }
     tools.passed?.();
     const others = scheduler.betweenGraphs();
     if (others) await others;
   }
-  return x as Float32Array;
+  return (await held.read(x)) as Float32Array;
 }
 
 const embedded = (tools: StepTools, { part, allocate }: LayerOf, ids: Int32Array): Promise<Float32Array> =>
@@ -200,20 +200,10 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
 
 /** Unweighted rows of every (row, k), [n * topK, hidden]: local ones first, the rest with `remote`. */
 async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
-  const { layer, first, decodes, f, gates, ids, topK, experts: count, allocate } = of;
+  const { layer, f, gates, ids, topK, allocate } = of;
   const { hidden } = tools.program;
-  const { experts, counter, scheduler } = tools;
-  const { rank, table } = tools.router();
-  const decoded = decodes * topK;
-  const groups = groupPairs(ids.length, (pair) => {
-    const expert = ids[pair] as number;
-    if (expert >= count) return nowhereKey;
-    counter.routed(pair < decoded ? "decode" : "prefill", layer, expert, 1);
-    tools.chose?.(first + Math.floor(pair / topK), layer, expert);
-    const host = table.route(layer, expert);
-    const here = (host === rank || host < 0) && experts.has(layer, expert);
-    return here ? localKey : host;
-  }).flatMap((group) => (group.key === nowhereKey ? [] : byPhase(group, decoded)));
+  const { scheduler } = tools;
+  const groups = routePairs(tools, of);
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
   // Pairs ascend, so those of one phase are contiguous.
   const partOf = ({ pairs, phase }: PhaseGroup) => {
@@ -230,43 +220,19 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     return { rows, remote: undefined };
   }
   const out = new Float32Array(ids.length * hidden);
-  const frameOf = ({ pairs, phase }: PhaseGroup) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
   const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
-  const epoch = table.epochOf(layer);
-  const remote = groups
-    .filter(({ key }) => key !== localKey)
-    .toSorted((a, b) => (a.phase === b.phase ? 0 : a.phase === "decode" ? -1 : 1)) // decode frames go out first
-    .map(async (group) => {
-      const frame = { ...frameOf(group), epoch, rank: group.key };
-      const answer = await tools.dispatch(frame, () => Float32Array.from(group.pairs, (pair) => gates[pair] as number));
-      if (answer instanceof Float32Array) place(group, answer);
-      else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
-    });
+  const remote = sendPairs(tools, groups, { layer, gates, all }).map(async ({ frame, answered, ...group }) => {
+    const answer = await answered;
+    if (answer instanceof Float32Array) place(group, answer);
+    else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
+  });
   // Frames to others are sent before local work.
   const answered = Promise.all(remote);
   answered.catch(() => {}); // awaited only after the local part
+  const frameOf = ({ pairs, phase }: PhaseGroup) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
   if (local.length > 0) for (const [i, rows] of (await scheduler.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
   return { rows: out, remote: answered };
 }
-
-interface PhaseGroup extends Group {
-  readonly phase: Phase;
-}
-
-function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
-  const at = pairs.findIndex((pair) => pair >= decoded);
-  const [own, others] = at < 0 ? [pairs, []] : [pairs.slice(0, at), pairs.slice(at)];
-  const groups: PhaseGroup[] = [
-    { key, phase: "decode", pairs: own },
-    { key, phase: "prefill", pairs: others },
-  ];
-  return groups.filter((group) => group.pairs.length > 0);
-}
-
-/** The key of local pairs; ranks are >= 0, and -1 is an unknown host. */
-const localKey = -2;
-/** The key of pairs that the block has computed: their rows stay 0. */
-const nowhereKey = -3;
 
 function rowsOfPairs(pairs: number, topK: number): Uint32Array {
   return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));
