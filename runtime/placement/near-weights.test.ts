@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { seeded } from "../../operator/planner/random.ts";
-import { createRouter } from "../placement/dispatch.ts";
-import { imbalance, sum } from "../placement/imbalance.ts";
-import { quotas, splitLayer } from "../placement/split.ts";
-import { nearWeights, type Sources, sourcesOf } from "./near-routing.ts";
+import { createRouter } from "./dispatch.ts";
+import { imbalance, sum } from "./imbalance.ts";
+import { nearWeights, type Sources, sourcesOf } from "./near-weights.ts";
+import { quotas, splitLayer } from "./split.ts";
 
 const member = (rank: number, zone?: string, state = "active") => ({ rank, state, ...(zone === undefined ? {} : { zone }) });
 
