@@ -12,6 +12,7 @@ import { incremental } from "./policies/incremental.ts";
 import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput, RankSpec } from "./policy.ts";
 import { bytesByRank, stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
+import { nearer } from "./search/near.ts";
 import { assertPlan } from "./validate.ts";
 
 export const policies = {
@@ -39,6 +40,21 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   const layers = schedulable(whole, keepFloor(whole, output.layers));
   assertPlan(whole, layers, repaired ? { unhosted: repaired.unhosted } : {});
   return { ...output, layers };
+}
+
+/** The least part of all rows that is worth a plan to keep at their rank; with weights alone, it would be an epoch for little. */
+const leastKept = { moves: 0.02, weights: 0.05 } as const;
+
+/** A plan for rows that leave their rank and need not; the current layers where one plan's budget keeps too few. */
+export function planNear(input: PlanInput): PlanOutput {
+  const current = input.current ?? [];
+  const found = nearer(input);
+  const layers = schedulable(input, found.layers);
+  const kept = found.kept.reduce((all, part, l) => (layers[l] === current[l] ? all : all + part), 0);
+  const moves = diffPlans(current, layers, () => 0).moves.length;
+  if (kept < leastKept[moves > 0 ? "moves" : "weights"]) return { layers: current, reason: "too few rows would stay", kept: 0 };
+  assertPlan(input, layers, {});
+  return { layers, reason: `replicas where tokens choose an expert`, kept };
 }
 
 /** Layers whose replicas never fit beside the old ones keep their hosts, so that every plan can be carried out. */

@@ -58,11 +58,20 @@ export interface Timing {
   readonly windows: number;
 }
 
+export interface Near {
+  /** Selections by each rank's own tokens, [layers * experts], by rank; only their ratios count. */
+  readonly sources: ReadonlyMap<number, Float32Array>;
+  /** A max/mean up to which a layer may become less even. */
+  readonly evenTo: number;
+}
+
 export interface PlanInput {
   readonly shape: ModelShape;
   readonly ranks: readonly RankSpec[];
   /** Forecast selections per window, [layers * experts]. */
   readonly load: Float64Array;
+  /** Set for a plan that keeps rows at their rank, and for no other. */
+  readonly near?: Near;
   /**
    * The part of the load, 0 to 1, expected to miss the forecast. Set only where weights follow the load between plans; with fixed
    * weights, planning for it costs balance.
@@ -95,6 +104,8 @@ export interface PlanOutput {
   readonly reason: string;
   /** Set when primaries were to be sharded anew; true when budget or memory left some for the next plan. */
   readonly resharding?: boolean;
+  /** Of a plan for them: the part of all rows that stay at their rank by it. */
+  readonly kept?: number;
 }
 
 export interface PlacementPolicy {
@@ -102,6 +113,8 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** The policy starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
+  /** Set where replicas near tokens may be added between its plans, since it leaves what is even alone. */
+  readonly keepsNear?: boolean;
   /** The largest layers * experts * ranks that ends in reasonable time. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -27,7 +27,7 @@ type HoldReason =
 
 export type Numbers = Readonly<Record<string, number>>;
 export type Decision =
-  | { readonly act: true; readonly reason: "Imbalanced"; readonly message: string; readonly numbers: Numbers }
+  | { readonly act: true; readonly reason: "Imbalanced" | "RowsAway"; readonly message: string; readonly numbers: Numbers }
   | { readonly act: false; readonly reason: HoldReason; readonly message: string; readonly numbers: Numbers };
 
 export interface Situation {
@@ -137,6 +137,8 @@ export interface Judged {
 export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
   readonly noise: number;
+  /** Of a plan for rows that stay at their rank: their part of all, which counts for it as evenness does not. */
+  readonly kept?: number | undefined;
 }
 
 /** Gains of max/mean below this are not worth a new epoch. */
@@ -158,7 +160,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   // Layer times add up, so the mean pays for the transfer; users see the worst layer.
   const meanBefore = meanOf(ratiosBefore);
   const meanAfter = meanOf(ratiosAfter);
-  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter }, options);
+  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter, kept: options.kept }, options);
   const numbers = {
     beforePercent: Math.round(before * 100),
     afterPercent: Math.round(after * 100),
@@ -167,17 +169,20 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bytes,
     ...worthNumbers(worth),
   };
+  const keepsRows = (options.kept ?? 0) > 0;
   // While the worst layer waits, moves must gain by themselves, without the gain of new weights.
-  const meanGain = before - after < leastGain && current.length > 0 ? meanOf(withNewWeights(input)) - meanAfter : meanBefore - meanAfter;
+  const meanGain =
+    before - after < leastGain && current.length > 0 && !keepsRows ? meanOf(withNewWeights(input)) - meanAfter : meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
-  if (before - after < leastGain && meanGain < enough) return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
+  if (before - after < leastGain && meanGain < enough && !keepsRows)
+    return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough && !keepsRows) {
     return held("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
-  if (moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise)) {
+  if (!keepsRows && moves.length === 0 && before - after < Math.max(weightsGain, 2 * options.noise)) {
     return held("NoBetterPlan", `weights alone would give ${change}: too little for an epoch of its own`);
   }
   if (worth.gainSeconds <= worth.costSeconds) return held("TransferNotWorth", `${change} ${worthText(worth)}`);
@@ -185,7 +190,7 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}; it ${worthText(worth)}`);
   return judged({
     act: true,
-    reason: "Imbalanced",
+    reason: keepsRows ? "RowsAway" : "Imbalanced",
     message: `${change} with ${moves.length} moves, ${bytes} bytes: ${worthText(worth)}`,
     numbers,
   });

@@ -51,9 +51,10 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/config.ts": "",
   "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
     runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
-  "operator/planner/": "runtime/placement/ operator/planner/policies/",
+  "operator/planner/": "runtime/placement/ operator/planner/policies/ operator/planner/search/",
   "operator/planner/load/": "runtime/placement/ operator/planner/replan.ts operator/planner/policy.ts",
-  "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
+  "operator/planner/search/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
+    operator/planner/problem.ts`,
   "operator/planner/search/incremental/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
     operator/planner/problem.ts operator/planner/random.ts operator/planner/search/`,
   "operator/planner/policies/": `runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts

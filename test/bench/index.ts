@@ -128,9 +128,9 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./optimizer.ts")).optimizerBench,
   },
   near: {
-    summary: "bytes between ranks behind a gateway, with and without routing to the ranks that host a conversation's experts",
+    summary: "bytes between ranks behind a gateway, with and without routing to the ranks that host a conversation's experts, and replicas",
     options: [
-      "--windows N    windows of traffic before the one that is measured (default 3)",
+      "--windows N    windows of traffic with a plan after each, before the one that is measured (default 3)",
       "--runs N       rounds, in each of which every case has its turn; medians are printed (default 5)",
     ],
     load: async () => (await import("./near.ts")).nearBench,

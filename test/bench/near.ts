@@ -1,12 +1,16 @@
 // Bytes that ranks send each other behind a gateway, by `enodia_dispatch_bytes_total`: with and without routing of conversations to the
-// ranks that host their experts. The model is small, and its router knows topics.
+// ranks that host their experts, and with free memory for replicas. The model is small, and its router knows topics.
 import { parseArgs } from "node:util";
-import { createEngine, type EngineOptions, type GenerateRequest } from "../../runtime/engine/engine.ts";
+import { makePlan, planNear, policies } from "../../operator/planner/index.ts";
+import type { PlanInput } from "../../operator/planner/policy.ts";
+import { predictedWorst } from "../../operator/planner/replan.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateRequest } from "../../runtime/engine/engine.ts";
 import { sum as sumOf } from "../../runtime/placement/imbalance.ts";
 import { openTextModel } from "../../runtime/text/text-thread.ts";
 import { gatewayOfRanks } from "../kit/gateway/local-gateway.ts";
 import { parse, sum } from "../kit/kube/scrape.ts";
 import { plantedStore, plantedTopics } from "../kit/models/planted-topics.ts";
+import { modelShape, planInput, rankSpec } from "../kit/planner/plan-input.ts";
 import { Ranks } from "../kit/ranks/ranks.ts";
 import { count, log } from "./serve.ts";
 
@@ -14,8 +18,13 @@ interface Case {
   /** Conversations are of one topic each, or of all. */
   readonly topics: boolean;
   readonly routing: boolean;
+  /** Expert memory beside one replica of each expert, as a part of it. */
+  readonly free: number;
 }
-const cases: readonly Case[] = [true, false].flatMap((topics) => [false, true].map((routing) => ({ topics, routing })));
+const cases: readonly Case[] = [true, false].flatMap((topics) =>
+  [0, 0.5].flatMap((free) => [false, true].map((routing) => ({ topics, routing, free }))),
+);
+const trigger = 1.1;
 const [rankCount, clients, conversations, requests, codec, promptTokens, answerTokens] = [3, 12, 24, 48, "f32", 80, 8] as const;
 type Store = Awaited<ReturnType<typeof plantedStore>>;
 /** `cached`: the part of tokens that nobody computed. */
@@ -33,20 +42,43 @@ function promptOf(i: number, topics: boolean): number[] {
   });
 }
 
-/** An engine that tells no hosts, unless gateways are to route by them. */
-const telling = (routing: boolean) => async (options: EngineOptions) => {
+/** An engine whose counts of its own tokens' choices are added up; it tells no hosts, unless gateways are to route by them. */
+const counting = (routed: Float32Array, engines: Engine[], routing: boolean) => async (options: EngineOptions) => {
   const engine = await createEngine(options);
-  const generate = engine.generate.bind(engine);
+  const [read, generate] = [engine.counters.bind(engine), engine.generate.bind(engine)];
+  engines.push(engine);
   return Object.assign(engine, {
+    counters: async () => {
+      const counters = await read();
+      for (const phase of [counters.prefill, counters.decode])
+        for (const [i, rows] of phase.routed.entries()) routed[i] = (routed[i] ?? 0) + rows;
+      return counters;
+    },
     async *generate(request: GenerateRequest) {
       for await (const event of generate(request)) yield event.type === "finish" && !routing ? { ...event, hosts: [] } : event;
     },
   });
 };
 
-/** Ranks from their start: windows of traffic from which the gateway learns, and a last one that is measured. */
-async function turn(store: Store, { topics, routing }: Case, windows: number): Promise<Turn> {
-  const ranks = new Ranks(store, () => ({ codec, kvPoolBytes: 64 << 20, overrides: { createEngine: telling(routing) } }));
+/** The plan that the operator would make: for evenness above its trigger, else for rows that leave their rank. */
+async function planned({ index }: Store, free: number, routedBy: readonly Float32Array[], current: PlanInput["current"]) {
+  const cells = index.layers * index.experts;
+  const budgetBytes = (cells / rankCount) * (1 + free) + 2;
+  const load = Float64Array.from({ length: cells }, (_, i) => sumOf(routedBy.map((counts) => counts[i] ?? 0)));
+  const ranks = Array.from({ length: rankCount }, (_, rank) => rankSpec(rank, { budgetBytes }));
+  const input = planInput(modelShape(index.layers, index.experts), ranks, { load, current, gainPerMove: 1e-3 });
+  if (predictedWorst(input, current ?? []) > trigger) return makePlan(policies.incremental, input);
+  return planNear({ ...input, near: { sources: new Map(routedBy.entries()), evenTo: (1 + trigger) / 2 } });
+}
+
+/** Ranks from their start: windows of traffic with a plan after each, and a last one that is measured. */
+async function turn(store: Store, { topics, routing, free }: Case, windows: number): Promise<Turn> {
+  const routedBy = Array.from({ length: rankCount }, () => new Float32Array(store.index.layers * store.index.experts));
+  const engines: Engine[] = [];
+  const ranks = new Ranks(store, (rank) => ({
+    ...{ codec, kvPoolBytes: 64 << 20 },
+    overrides: { createEngine: counting(routedBy[rank] as Float32Array, engines, routing) },
+  }));
   for (let rank = 0; rank < rankCount; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
   const gateway = await gatewayOfRanks(ranks, { maxContext: 256 }, { textModel: await openTextModel(store.dir) });
@@ -68,6 +100,7 @@ async function turn(store: Store, { topics, routing }: Case, windows: number): P
         while (next < until) tokens.push(await request());
       };
       await Promise.all(Array.from({ length: clients }, client));
+      for (const engine of engines) await engine.counters();
       return sumOf(tokens);
     };
     const sent = async (): Promise<number> => {
@@ -76,7 +109,12 @@ async function turn(store: Store, { topics, routing }: Case, windows: number): P
       );
       return sumOf(await Promise.all(scraped));
     };
-    for (let w = 0; w < windows; w++) await window();
+    for (let w = 0; w < windows; w++) {
+      for (const counts of routedBy) counts.fill(0);
+      await window();
+      const { layers } = await planned(store, free, routedBy, ranks.plan?.layers);
+      await ranks.carryOut(ranks.nextPlan(layers.map((each, layer) => ({ layer, epoch: 0, ...each }))));
+    }
     const before = await sent();
     cached = 0;
     const tokens = await window();

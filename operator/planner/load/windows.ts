@@ -43,7 +43,16 @@ interface RankRecord {
   seconds: StepSeconds | undefined;
   coveredMs: number;
   heard: boolean;
+  /** What its own tokens choose, [layers * experts], older windows counting less; and for how many windows, since it was last void. */
+  sources: Float32Array | undefined;
+  sourceWindows: number;
 }
+
+/** Counts by rank and expert for which memory is taken, 4 bytes each. */
+const sourceCellsMax = 4 * 2 ** 20;
+/** What is left of their counts after another window, and the windows before they are told. */
+const sourceKept = 0.9;
+const sourceWindowsMin = 12;
 
 /** The open window of one deployment. Times are unix ms. */
 export class LoadWindows {
@@ -85,6 +94,8 @@ export class LoadWindows {
     const fault = record.order.take(window);
     if (fault) return { ok: false, reason: fault };
     record.lastMs = now;
+    // What tokens choose rests on no plan.
+    if (expected.length * window.routed.length <= sourceCellsMax) addSources(record, window.routed);
     // A window that began before the last reset mixes two plans: it only shows that the rank is alive.
     if (start < this.#cleanSince) return { ok: true };
     record.heard = true;
@@ -111,6 +122,8 @@ export class LoadWindows {
       seconds: undefined,
       coveredMs: 0,
       heard: false,
+      sources: undefined,
+      sourceWindows: 0,
     };
     this.#ranks.set(rank, fresh);
     return fresh;
@@ -175,8 +188,23 @@ export class LoadWindows {
       perLayer,
       ...meanSeconds(heard.map((record) => record?.seconds)),
     };
+    if (closed.missing.length === 0 && closed.selections > 0) for (const record of heard) ageSources(record);
     this.#open(now);
     return closed;
+  }
+
+  /** Selections by each rank's own tokens, [layers * experts], by rank; undefined until windows enough have told them of every rank. */
+  sources(expected: readonly ExpectedRank[]): ReadonlyMap<number, Float32Array> | undefined {
+    const known = expected.flatMap(({ rank, bootId }) => {
+      const record = this.#ranks.get(rank);
+      const told = record?.bootId === bootId && record.sourceWindows >= sourceWindowsMin ? record.sources : undefined;
+      return told ? [[rank, told] as const] : [];
+    });
+    return known.length === expected.length ? new Map(known) : undefined;
+  }
+
+  forgetSources(): void {
+    for (const record of this.#ranks.values()) [record.sources, record.sourceWindows] = [undefined, 0];
   }
 
   /** Discards the open window and later messages about the time before now, since they would mix two plans or sets of ranks. */
@@ -196,6 +224,17 @@ export class LoadWindows {
       record.heard = false;
     }
   }
+}
+
+function addSources(record: RankRecord, routed: Uint32Array): void {
+  record.sources ??= new Float32Array(routed.length);
+  for (let i = 0; i < routed.length; i++) record.sources[i] = (record.sources[i] as number) + (routed[i] as number);
+}
+
+function ageSources(record: RankRecord | undefined): void {
+  if (!record?.sources) return;
+  record.sourceWindows++;
+  for (let i = 0; i < record.sources.length; i++) record.sources[i] = sourceKept * (record.sources[i] as number);
 }
 
 const partMost = 2;

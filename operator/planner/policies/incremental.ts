@@ -37,6 +37,7 @@ export const incremental: PlacementPolicy = {
   name: "incremental",
   summary: "moves and expert replicas only what pays for its transfer, from the current placement",
   keepsCurrent: true,
+  keepsNear: true,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planIncremental,
 };

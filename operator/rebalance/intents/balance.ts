@@ -23,16 +23,19 @@ export class Balance implements Intent {
       return done;
     };
     const asked = load.ask(seen, seen.now);
-    if (!asked.act) return held(asked);
-    const input = load.input(seen);
-    const output = await planned(spec.rebalancing.policy, seen, input, tools);
+    const near = load.near(seen, seen.now);
+    if (!asked.act && !near) return held(asked);
+    const input = near ?? load.input(seen);
+    const policy = near ? "near" : spec.rebalancing.policy;
+    const output = await planned(policy, seen, input, tools);
     if (!output) return done;
     const judged = load.judge(input, output, spec, seen.now);
+    if (near && !judged.decision.act) return held(asked);
     if (judged.decision.reason === "Recommended") decisions.recommend(judged.decision.message, world, plan.layers, output.layers);
     if (!judged.decision.act) return held(judged.decision);
     decisions.acted();
     const { before, after, bound } = judged;
-    const reason = `${spec.rebalancing.policy}: ${judged.decision.message}; ${output.reason}`;
+    const reason = `${policy}: ${judged.decision.message}; ${output.reason}`;
     const predicted = { before, after, bound };
     return { kind: this.kind, layers: output.layers, reason, parent: plan, limited: true, announced: true, once: false, predicted, input };
   }

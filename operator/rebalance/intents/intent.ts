@@ -30,7 +30,7 @@ export interface Tools {
   readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner" | "tracing">;
   readonly placement: Pick<Placement, "read" | "recoveredAs">;
   readonly links: { all(): readonly Pick<Link, "pushPlan">[] };
-  readonly load: Pick<LoadState, "ask" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
+  readonly load: Pick<LoadState, "ask" | "near" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
   readonly decisions: Pick<DecisionEvents, "held" | "acted" | "recommend">;
   readonly latest: () => Observed;
   /** The trace of this attempt, as a traceparent. */

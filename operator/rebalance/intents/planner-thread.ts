@@ -3,13 +3,13 @@
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type PolicyName, policyNames } from "../../../crds/names.ts";
-import { makePlan, policies, schedulable } from "../../planner/index.ts";
+import { makePlan, planNear, policies, schedulable } from "../../planner/index.ts";
 import { planIncremental } from "../../planner/policies/incremental.ts";
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 import { firstPlan } from "../../planner/repair.ts";
 
-/** A policy of a spec, the first plan, or one for new ranks. */
-export type Planning = PolicyName | "first" | "fill";
+/** A policy of a spec, the first plan, one for new ranks, or one for rows that leave their rank. */
+export type Planning = PolicyName | "first" | "fill" | "near";
 
 export interface PlanOptions {
   readonly signal?: AbortSignal;
@@ -48,6 +48,7 @@ async function runPlanning(planning: Planning, input: PlanInput): Promise<PlanOu
     const { recent: _, noise: __, ...clean } = input;
     return { layers: schedulable(input, planIncremental(clean).layers), reason: "new ranks take their part" };
   }
+  if (planning === "near") return planNear(input);
   const chosen = policies[planning];
   if (!chosen)
     throw new AppError(`policy ${planning} is unknown; known are ${policyNames.join(", ")}`, {

@@ -6,6 +6,7 @@ import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
+import { policies } from "../../planner/index.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
 import { Speeds } from "../../planner/load/speeds.ts";
@@ -18,7 +19,7 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { expertReplicaKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import { expertReplicaKey, type ModelShape, type PlacementPolicy, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import {
   type Decision,
   type Judged,
@@ -41,6 +42,10 @@ const windowRowsMin = 200;
 const windowRows = 1000;
 const stretchMax = 4;
 const measuredRows = 10_000;
+/** A layer that is so even may give it up for rows that stay at their rank: half of what the trigger allows, and at most this max/mean. */
+const evenToMost = 1.05;
+/** The part of what the trigger allows that the load may use when a plan for such rows is made. */
+const nearMargin = 0.9;
 
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
 
@@ -49,6 +54,7 @@ export class LoadState {
   readonly rates = new PathRates();
   readonly speeds = new Speeds();
   #lastPlanAt = Number.NEGATIVE_INFINITY;
+  #nearAt = Number.NEGATIVE_INFINITY;
   readonly #shape: ModelShape;
   #decision: Decision | undefined;
   #measured: MeasuredImbalance | undefined;
@@ -109,6 +115,7 @@ export class LoadState {
         this.#settled = false;
         this.#resharded.forget();
         this.#served.clear();
+        this.windows.forgetSources();
       }
       this.#evidence += least;
       // After a change of load, expert replicas that were dropped before may be needed again.
@@ -151,9 +158,25 @@ export class LoadState {
     return decision;
   }
 
+  /**
+   * The input of a plan for rows that leave their rank and need not; undefined unless the load has been even for long, with a margin,
+   * so that such plans and those for evenness do not undo each other.
+   */
+  near(facts: LoadFacts, now: number): PlanInput | undefined {
+    const { mode, policy, trigger, interval } = facts.spec.rebalancing;
+    const allowed = trigger.imbalancePercent / 100 - 1;
+    const since = now - Math.max(this.#lastPlanAt, this.#nearAt);
+    if (mode !== "Auto" || this.#decision?.reason !== "Balanced" || since < parseDuration(interval, "spec.rebalancing.interval"))
+      return undefined;
+    if (!(policies[policy] as PlacementPolicy).keepsNear || (this.#predicted ?? 1) > 1 + nearMargin * allowed) return undefined;
+    const sources = this.windows.sources(facts.expected);
+    if (!sources) return undefined;
+    this.#nearAt = now;
+    return { ...this.input(facts), near: { sources, evenTo: Math.min(1 + allowed / 2, evenToMost) } };
+  }
+
   judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
-    const { layers } = output;
-    this.#lastPlanAt = now;
+    const { layers, kept } = output;
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
@@ -161,8 +184,12 @@ export class LoadState {
       rates: this.rates.rates(transferLimit(spec), now),
       limit: transferLimit(spec),
       lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
+      kept,
     });
-    if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
+    // A load that is even stays so when no plan for rows on the wire is worth it.
+    if (input.near && !judged.decision.act) return judged;
+    this.#lastPlanAt = now;
+    if (judged.decision.act && !input.near) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
     this.#decision = judged.decision;
     this.#judged = judged;
     this.#pace.judged(judged.decision);
@@ -231,7 +258,8 @@ export class LoadState {
 
   /** A plan was committed: its expert replicas stay for some windows, and the open window is void. */
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
-    if (input.current) {
+    // Policies may take back at once what was given for rows on the wire.
+    if (input.current && !input.near) {
       const diff = diffPlans(input.current, layers, () => 0);
       this.#settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
       const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
@@ -239,11 +267,12 @@ export class LoadState {
       this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }
     this.#lastPlanAt = now;
-    this.restart(now);
+    this.restart(now, input);
   }
 
-  restart(now: number): void {
+  restart(now: number, { near }: Pick<PlanInput, "near"> = {}): void {
     this.windows.reset(now);
+    if (!near) this.windows.forgetSources();
     this.speeds.drop();
     this.#served.clear();
     this.#measured = undefined;
