@@ -29,9 +29,9 @@ export interface LoadedModel {
 }
 
 /** The shape of this program's KV cache, but for its slots and context. */
-export const kvOf = ({ layers, heads, kvHeads, headDim, valueDim }: ModelProgram) => ({
-  ...{ layers: layers.length, heads, kvHeads, headDim, valueDim },
-});
+export function kvOf({ layers, heads, kvHeads, headDim, valueDim }: ModelProgram) {
+  return { layers: layers.length, heads, kvHeads, headDim, valueDim };
+}
 
 const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).data as Float32Array;
 
