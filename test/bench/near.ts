@@ -81,7 +81,8 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
   }));
   for (let rank = 0; rank < rankCount; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
-  const gateway = await gatewayOfRanks(ranks, { maxContext: 256 }, { textModel: await openTextModel(store.dir) });
+  const textModel = await openTextModel(store.dir);
+  const gateway = await gatewayOfRanks(ranks, { maxContext: 256 }, { textModel });
   try {
     let [next, cached] = [0, 0];
     const request = async (): Promise<number> => {
@@ -122,6 +123,7 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
   } finally {
     await gateway.close(0);
     await ranks.close();
+    await textModel.close();
   }
 }
 
