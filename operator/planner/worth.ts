@@ -48,7 +48,7 @@ const pathNames: Readonly<Record<keyof ByPath, string>> = {
 
 /** "saves 0.27 s of layer time in 300 s, its 12 moves (80Mi within zones) take 2.4 s and cost 0.26 s" */
 export function worthText(worth: Worth): string {
-  const stay = worth.kept > 0 ? `${(100 * worth.kept).toFixed(0)}% fewer rows leave their rank, ` : "";
+  const stay = worth.kept > 0 ? `${(100 * worth.kept).toFixed(0)}% of all rows stay at their rank that left it, ` : "";
   const saves = `${stay}saves ${worth.gainSeconds.toFixed(2)} s of layer time in ${Math.round(worth.lifetimeSeconds)} s`;
   if (worth.moves === 0) return saves;
   const parts = transferPaths.flatMap((path) => (worth.bytes[path] > 0 ? [`${formatBytes(worth.bytes[path])} ${pathNames[path]}`] : []));
@@ -59,6 +59,7 @@ export function worthText(worth: Worth): string {
 export function worthNumbers(worth: Worth): Readonly<Record<string, number>> {
   const rounded = (seconds: number): number => Math.round(seconds * 100) / 100;
   return {
+    ...(worth.kept > 0 ? { keptPercent: Math.round(100 * worth.kept) } : {}),
     gainSeconds: rounded(worth.gainSeconds),
     lifetimeSeconds: rounded(worth.lifetimeSeconds),
     transferSeconds: rounded(worth.transferSeconds),

@@ -188,7 +188,9 @@ export class LoadWindows {
       perLayer,
       ...meanSeconds(heard.map((record) => record?.seconds)),
     };
-    if (closed.missing.length === 0 && closed.selections > 0) for (const record of heard) ageSources(record);
+    // Counts of a rank that was silent would seem small beside those of others.
+    if (closed.missing.length > 0) this.forgetSources();
+    else if (closed.selections > 0) for (const record of heard) ageSources(record);
     this.#open(now);
     return closed;
   }

@@ -95,9 +95,14 @@ export class Ledger {
     return this.#spent.movesLeft(this.#problem.input.budget);
   }
 
+  /** Whether the budget of moves and bytes is left for it. */
+  affords(change: Change): boolean {
+    return this.#spent.allows(change, this.#problem.input.budget);
+  }
+
   /** Old and new replicas of a layer coexist until it is freed. */
   fits(change: Change): boolean {
-    if (!this.#spent.allows(change, this.#problem.input.budget)) return false;
+    if (!this.affords(change)) return false;
     for (let g = 0; g < this.#problem.G; g++) {
       if (this.overfull(change, g)) return false;
       // A rank that receives nothing passes, even above its limit after an interrupted plan.

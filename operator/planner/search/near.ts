@@ -11,7 +11,7 @@ import { type Change, changeOf, Ledger } from "./ledger.ts";
 
 /** The part of a rank's expert memory up to which replicas near tokens fill it; the rest is for moves that make layers even. */
 const fillMost = 0.9;
-/** A rank's tokens choose an expert so many times as often as the mean rank's, and by so many deviations of the counts. */
+/** A rank's tokens choose an expert so many times as often as all tokens do, and by so many deviations of the counts. */
 const leastLift = 1.25;
 const sigmas = 4;
 /** The part of its layer's rows that a replica keeps at least. */
@@ -30,6 +30,8 @@ interface Wish {
   readonly rank: number;
   /** Selections counted at the rank. */
   readonly counted: number;
+  /** What would be counted if its tokens chose as all do. */
+  readonly usual: number;
   /** Rows of the rank's own tokens, as a part of the layer's. */
   readonly part: number;
   readonly bytes: number;
@@ -50,6 +52,8 @@ interface Loads {
 interface Spread extends Loads {
   /** Rows that stay at their rank. */
   readonly kept: number;
+  /** Rows that leave their zone. */
+  readonly crossed: number;
 }
 
 type Cell = Pick<Wish, "layer" | "expert">;
@@ -69,6 +73,11 @@ interface Layer extends Loads {
   readonly total: number;
   /** The most max/mean that a change may leave. */
   readonly most: { readonly planned: number; readonly routed: number };
+}
+
+interface Totals {
+  readonly byRank: readonly number[];
+  readonly demand: number;
 }
 
 export interface Nearer {
@@ -93,6 +102,7 @@ class NearSearch {
   readonly #sources: readonly ReturnType<typeof sourcesOf>[];
   readonly #ledger: Ledger;
   readonly #layers: Layer[] = [];
+  readonly #layerTotals: Totals[] = [];
   readonly #replicas: (readonly Wish[])[] = [];
   /** Rows by changed layer. */
   readonly #kept = new Map<number, number>();
@@ -134,12 +144,19 @@ class NearSearch {
         const all = this.#counted(layer, expert);
         for (let rank = 0; rank < G; rank++) {
           const wish = this.#wish(layer, expert, rank, all);
-          const enough = wish.counted >= (leastLift * all) / G && wish.counted - all / G >= sigmas * Math.sqrt(all / G);
-          if (enough && wish.part >= leastRows && (speed[rank] as number) > 0) wishes.push(wish);
+          const { counted, usual } = wish;
+          const enough = counted >= leastLift * usual && counted - usual >= sigmas * Math.sqrt(usual);
+          if (enough && wish.part >= leastRows && (speed[rank] as number) > 0 && this.#lacks(wish)) wishes.push(wish);
         }
       }
     }
     return wishes.sort((a, b) => worthOf(b) - worthOf(a) || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
+  }
+
+  /** False where the rank has all the weight that its own tokens need. */
+  #lacks({ layer, expert, rank }: Wish): boolean {
+    const at = this.#problem.current?.[layer]?.[expert]?.indexOf(rank) ?? -1;
+    return (this.#problem.input.current?.[layer]?.weights[expert]?.[at] ?? 0) < this.#full - 1;
   }
 
   #counted(layer: number, expert: number): number {
@@ -151,32 +168,35 @@ class NearSearch {
     const cell = layer * E + expert;
     const counted = this.#counts[rank]?.[cell] ?? 0;
     const rows = all > 0 ? ((input.load[cell] as number) * counted) / all : 0;
-    const part = rows / Math.max(1, sum(layerDemand(this.#problem, layer)));
-    return { layer, expert, rank, counted, part, bytes: Math.max(1, input.shape.residentBytes[cell] as number) };
+    const { byRank, demand } = this.#totals(layer);
+    const usual = (all * (byRank[rank] as number)) / Math.max(1, sum(byRank));
+    const part = rows / Math.max(1, demand);
+    return { layer, expert, rank, counted, usual, part, bytes: Math.max(1, input.shape.residentBytes[cell] as number) };
   }
 
   /** Tries a new replica, or more weight for one that has too little; true when the placement changed. */
   #take(wish: Wish): boolean {
-    const { rows, total } = this.#layer(wish.layer);
-    const row = rows[wish.expert] as Row;
+    const row = this.#layer(wish.layer).rows[wish.expert] as Row;
     const at = row.hosts.indexOf(wish.rank);
     const now = at < 0 ? 0 : (row.weights[at] ?? 0);
-    if (now >= this.#full - 1) return false;
-    let victims: readonly Step[] | undefined;
-    for (const part of parts) {
-      const wanted = Math.round(part * this.#full);
-      if (wanted <= now) return false;
-      const step = this.#step(wish, row, withWeight(row, wish.rank, wanted, this.#full));
-      if (step.gain < leastRows * total) return false;
-      if (at < 0 && !this.#ledger.fits(this.#change(step))) victims ??= this.#victimsFor(wish);
-      const ways = victims ? victims.map((victim) => [victim, step]) : [[step]];
-      const steps = ways.find((way) => this.#isAllowed(way));
-      if (!steps) continue;
-      if (at < 0) this.#ledger.take(this.#change(...steps));
-      for (const each of steps) this.#put(each);
+    const wanted = now >= this.#full - 1 ? [] : parts.map((part) => Math.round(part * this.#full)).filter((weight) => weight > now);
+    const steps = wanted.map((weight) => this.#step(wish, row, withWeight(row, wish.rank, weight, this.#full)));
+    for (const way of at < 0 ? this.#waysOf(wish, steps) : steps.map((step) => [step])) {
+      if (!this.#isAllowed(way)) continue;
+      if (at < 0) this.#ledger.take(this.#change(...way));
+      for (const each of way) this.#put(each);
       return true;
     }
     return false;
+  }
+
+  /** A new replica beside those that are there, or in the place of one where memory is full; none where the budget is spent. */
+  #waysOf(wish: Wish, steps: readonly Step[]): (readonly Step[])[] {
+    const changes = steps.map((step) => this.#change(step));
+    if (!changes.every((change) => this.#ledger.affords(change))) return [];
+    if (changes.every((change) => this.#ledger.fits(change))) return steps.map((step) => [step]);
+    const victims = this.#victimsFor(wish);
+    return steps.flatMap((step) => victims.map((victim) => [victim, step]));
   }
 
   /**
@@ -204,15 +224,28 @@ class NearSearch {
     return this.#replicas[rank];
   }
 
+  /** Selections by rank, and rows, of a layer. */
+  #totals(layer: number): Totals {
+    const { E, G } = this.#problem;
+    this.#layerTotals[layer] ??= {
+      byRank: Array.from({ length: G }, (_, rank) => sum(this.#counts[rank]?.subarray(layer * E, (layer + 1) * E) ?? [])),
+      demand: sum(layerDemand(this.#problem, layer)),
+    };
+    return this.#layerTotals[layer];
+  }
+
   #step({ layer, expert }: Cell, row: Row, next: Row): Step {
     const [was, is] = [this.#spread(layer, expert, row), this.#spread(layer, expert, next)];
     return { layer, expert, row, next, was, is, gain: is.kept - was.kept };
   }
 
-  /** Whether memory and budget have place for it, it gains clearly, and layers stay even. */
+  /** Whether memory and budget have place for it, it gains clearly, no more rows leave their zone, and layers stay even. */
   #isAllowed(steps: readonly Step[]): boolean {
     const change = this.#change(...steps);
     if (change.moves > 0 && !this.#ledger.fits(change)) return false;
+    const least = leastRows * this.#layer((steps.at(-1) as Step).layer).total;
+    if ((steps.at(-1) as Step).gain < least) return false;
+    if (steps.reduce((more, { was, is }) => more + is.crossed - was.crossed, 0) > 1e-9) return false;
     const [lost, gained] = [-1, 1].map((sign) => steps.reduce((all, { gain }) => all + Math.max(0, sign * gain), 0)) as [number, number];
     return gained >= evictFactor * lost && steps.every(({ layer }) => this.#staysEven(layer, steps));
   }
@@ -243,8 +276,7 @@ class NearSearch {
     const loads = { planned: new Float64Array(G), routed: new Float64Array(G) };
     for (const [e, row] of rows.entries()) shift(loads, undefined, this.#spread(l, e, row));
     const most = (load: Float64Array): number => Math.max(imbalance(load, speed), input.near?.evenTo ?? 1);
-    const total = sum(layerDemand(this.#problem, l));
-    return { ...loads, rows, total, most: { planned: most(loads.planned), routed: most(loads.routed) } };
+    return { ...loads, rows, total: this.#totals(l).demand, most: { planned: most(loads.planned), routed: most(loads.routed) } };
   }
 
   #spread(layer: number, expert: number, { hosts, weights }: Row): Spread {
@@ -253,7 +285,7 @@ class NearSearch {
     const all = this.#counted(layer, expert);
     const [planned, routed, total] = [new Float64Array(G), new Float64Array(G), sum(weights) || 1];
     const ids = hosts.map((g) => ranks[g]?.rank ?? g);
-    let kept = 0;
+    let [kept, crossed] = [0, 0];
     for (const [i, g] of hosts.entries()) planned[g] = (rows * (weights[i] ?? 0)) / total;
     for (const [source, from] of this.#sources.entries()) {
       const own = all > 0 ? (rows * (this.#counts[source]?.[layer * E + expert] ?? 0)) / all : rows / G;
@@ -262,9 +294,10 @@ class NearSearch {
         const part = (own * (dealt[i] ?? 0)) / weightsTotal;
         routed[g] = (routed[g] as number) + part;
         if (g === source) kept += part;
+        else if (ranks[g]?.zone !== ranks[source]?.zone) crossed += part;
       }
     }
-    return { planned, routed, kept };
+    return { planned, routed, kept, crossed };
   }
 
   /** The account of one replica, and of another that gives way to it. */

@@ -29,6 +29,7 @@ export class Balance implements Intent {
     const policy = near ? "near" : spec.rebalancing.policy;
     const output = await planned(policy, seen, input, tools);
     if (!output) return done;
+    if (near && !output.kept) return held(asked);
     const judged = load.judge(input, output, spec, seen.now);
     if (near && !judged.decision.act) return held(asked);
     if (judged.decision.reason === "Recommended") decisions.recommend(judged.decision.message, world, plan.layers, output.layers);

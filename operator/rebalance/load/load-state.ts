@@ -46,6 +46,10 @@ const measuredRows = 10_000;
 const evenToMost = 1.05;
 /** The part of what the trigger allows that the load may use when a plan for such rows is made. */
 const nearMargin = 0.9;
+/** Decisions in a row that the load is even, before such a plan. */
+const evenForLeast = 12;
+/** Each search doubles the intervals until the next, up to this; a change of load begins anew. */
+const nearWaitMost = 32;
 
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
 
@@ -55,6 +59,10 @@ export class LoadState {
   readonly speeds = new Speeds();
   #lastPlanAt = Number.NEGATIVE_INFINITY;
   #nearAt = Number.NEGATIVE_INFINITY;
+  /** Intervals until a plan for rows on the wire is looked for again. */
+  #nearWait = 1;
+  /** Decisions in a row that the load is even. */
+  #evenFor = 0;
   readonly #shape: ModelShape;
   #decision: Decision | undefined;
   #measured: MeasuredImbalance | undefined;
@@ -116,6 +124,7 @@ export class LoadState {
         this.#resharded.forget();
         this.#served.clear();
         this.windows.forgetSources();
+        this.#nearWait = 1;
       }
       this.#evidence += least;
       // After a change of load, expert replicas that were dropped before may be needed again.
@@ -153,6 +162,7 @@ export class LoadState {
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
       layers: this.#shape.layers,
     });
+    if (decision.reason !== "Interval") this.#evenFor = decision.reason === "Balanced" ? this.#evenFor + 1 : 0;
     // A recommendation stands until the next plan is made.
     if (decision.reason !== "Interval" || this.#decision?.reason !== "Recommended") this.#decision = decision;
     return decision;
@@ -165,13 +175,12 @@ export class LoadState {
   near(facts: LoadFacts, now: number): PlanInput | undefined {
     const { mode, policy, trigger, interval } = facts.spec.rebalancing;
     const allowed = trigger.imbalancePercent / 100 - 1;
-    const since = now - Math.max(this.#lastPlanAt, this.#nearAt);
-    if (mode !== "Auto" || this.#decision?.reason !== "Balanced" || since < parseDuration(interval, "spec.rebalancing.interval"))
-      return undefined;
+    const wait = this.#nearWait * parseDuration(interval, "spec.rebalancing.interval");
+    if (mode !== "Auto" || this.#evenFor < evenForLeast || now - Math.max(this.#lastPlanAt, this.#nearAt) < wait) return undefined;
     if (!(policies[policy] as PlacementPolicy).keepsNear || (this.#predicted ?? 1) > 1 + nearMargin * allowed) return undefined;
     const sources = this.windows.sources(facts.expected);
     if (!sources) return undefined;
-    this.#nearAt = now;
+    [this.#nearAt, this.#nearWait] = [now, Math.min(nearWaitMost, 2 * this.#nearWait)];
     return { ...this.input(facts), near: { sources, evenTo: Math.min(1 + allowed / 2, evenToMost) } };
   }
 

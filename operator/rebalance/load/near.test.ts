@@ -31,6 +31,8 @@ interface World {
   readonly zones?: boolean;
   readonly policy?: string;
   readonly maxMoves?: number;
+  /** Tokens of the first rank, as a part of another's. */
+  readonly busy?: number;
 }
 
 /** Popularity of experts in each topic: topics prefer experts of their own, not all alike. */
@@ -69,7 +71,11 @@ class Deployment {
   rate(rank: number): Float64Array {
     const rest = (1 - this.#world.own) / (ranks - 1);
     return Float64Array.from({ length: cells }, (_, i) =>
-      this.topics.reduce((sum, topic, t) => sum + 700 * (t === rank ? this.#world.own : rest) * (topic[i] as number), 0),
+      this.topics.reduce(
+        (sum, topic, t) =>
+          sum + 700 * (rank === 0 ? (this.#world.busy ?? 1) : 1) * (t === rank ? this.#world.own : rest) * (topic[i] as number),
+        0,
+      ),
     );
   }
 
@@ -139,7 +145,7 @@ test("topics that keep to ranks save rows in few plans, then nothing moves, and 
     const world = { seed, own: 0.5 + 0.04 * seed, slots: 30 + seed, zones: seed % 2 === 0 };
     const deployment = await after(11, world);
     const [before, plans] = [deployment.measured(), deployment.reasons.length];
-    await after(15, world, deployment);
+    await after(30, world, deployment);
     const now = deployment.measured();
     const said = `seed ${seed}: ${deployment.reasons} of ${deployment.moves} moves, ${before.away} -> ${now.away} away, worst ${now.worst}`;
     assert.ok(now.away < before.away - 0.04, said);
@@ -159,14 +165,14 @@ test("where topics turn to other ranks every plan gains, in place of replicas th
     deployment.topics = [...others, first];
     const turned = deployment.measured().away;
     const size = deployment.layers.flatMap(({ hosts }) => hosts.flat()).length;
-    for (let [w, away] = [0, turned]; w < 60; w++) {
+    for (let [w, away] = [0, turned]; w < 120; w++) {
       const { length } = deployment.reasons;
       await deployment.window();
       const now = deployment.measured().away;
       assert.ok(length === deployment.reasons.length ? now === away : now < away - 0.01, `seed ${seed}: ${away} -> ${now}`);
       away = now;
     }
-    assert.ok(deployment.measured().away < turned - 0.05, `seed ${seed}: ${turned} -> ${deployment.measured().away}`);
+    assert.ok(deployment.measured().away < turned - 0.04, `seed ${seed}: ${turned} -> ${deployment.measured().away}`);
     assert.ok(deployment.reasons.length <= 10, `${deployment.reasons}`);
     assert.ok(deployment.layers.flatMap(({ hosts }) => hosts.flat()).length <= size + 2);
   }
@@ -176,18 +182,19 @@ test("nothing is planned for rows where ranks choose alike, where memory or one 
   const topics = { seed: 1, own: 0.9 };
   for (const world of [
     { seed: 2, own: 1 / 3 },
+    { seed: 2, own: 1 / 3, busy: 4 },
     { ...topics, slots: 25 },
     { ...topics, maxMoves: 2 },
     { ...topics, policy: "hecate" },
   ])
-    assert.equal(nearPlans(await after(24, world)), 0, JSON.stringify(world));
+    assert.equal(nearPlans(await after(40, world)), 0, JSON.stringify(world));
 });
 
 test("evenness and the floor of replicas get as far as without the replicas for rows", async () => {
   const world = { seed: 5, own: 0.9, slots: 48 };
   const deployment = await after(11, world);
   const bare = deployment.layers;
-  await after(13, world, deployment);
+  await after(25, world, deployment);
   assert.ok(nearPlans(deployment) > 0, `${deployment.reasons}`);
   const hot = new Float64Array(cells).fill(100).map((rows, i) => (i % experts < 3 ? 8 * rows : rows));
   const worst: number[] = [];
