@@ -130,7 +130,8 @@ export const benches: Readonly<Record<string, Bench>> = {
   near: {
     summary: "bytes between ranks behind a gateway, with and without routing to the ranks that host a conversation's experts, and replicas",
     options: [
-      "--windows N    windows of traffic with a plan after each, before the one that is measured (default 3)",
+      "--windows N    windows of traffic with the operator's decision after each, before what is measured (default 26)",
+      "--cases 5,6    some of the cases alone, counted from 1 (default: all)",
       "--runs N       rounds, in each of which every case has its turn; medians are printed (default 5)",
     ],
     load: async () => (await import("./near.ts")).nearBench,

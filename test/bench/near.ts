@@ -1,16 +1,15 @@
 // Bytes that ranks send each other behind a gateway, by `enodia_dispatch_bytes_total`: with and without routing of conversations to the
-// ranks that host their experts, and with free memory for replicas. The model is small, and its router knows topics.
+// ranks that host their experts, with free memory for replicas, and with plans that fill it near tokens. The operator's own decisions
+// place the experts, window by window; what is measured comes after them. The model is small, and its router knows topics.
 import { parseArgs } from "node:util";
-import { makePlan, planNear, policies } from "../../operator/planner/index.ts";
-import type { PlanInput } from "../../operator/planner/policy.ts";
-import { predictedWorst } from "../../operator/planner/replan.ts";
 import { createEngine, type Engine, type EngineOptions, type GenerateRequest } from "../../runtime/engine/engine.ts";
 import { sum as sumOf } from "../../runtime/placement/imbalance.ts";
 import { openTextModel } from "../../runtime/text/text-thread.ts";
 import { gatewayOfRanks } from "../kit/gateway/local-gateway.ts";
 import { parse, sum } from "../kit/kube/scrape.ts";
 import { plantedStore, plantedTopics } from "../kit/models/planted-topics.ts";
-import { modelShape, planInput, rankSpec } from "../kit/planner/plan-input.ts";
+import { LoadLoop } from "../kit/planner/load-loop.ts";
+import { modelShape, rankSpec } from "../kit/planner/plan-input.ts";
 import { Ranks } from "../kit/ranks/ranks.ts";
 import { count, log } from "./serve.ts";
 
@@ -20,30 +19,45 @@ interface Case {
   readonly routing: boolean;
   /** Expert memory beside one replica of each expert, as a part of it. */
   readonly free: number;
+  /** Plans also fill free memory with replicas near tokens. */
+  readonly near: boolean;
 }
-const cases: readonly Case[] = [true, false].flatMap((topics) =>
-  [0, 0.5].flatMap((free) => [false, true].map((routing) => ({ topics, routing, free }))),
-);
-const trigger = 1.1;
-const [rankCount, clients, conversations, requests, codec, promptTokens, answerTokens] = [3, 12, 24, 48, "f32", 80, 8] as const;
+const noMemory: Case = { topics: true, routing: false, free: 0, near: false };
+const cases: readonly [Case, ...Case[]] = [
+  noMemory,
+  { ...noMemory, routing: true },
+  ...[false, true].flatMap((routing) => [false, true].map((near) => ({ ...noMemory, routing, free: 0.5, near }))),
+  ...[false, true].map((near) => ({ topics: false, routing: true, free: 0.5, near })),
+];
+/** `clients` are the open requests. */
+const [rankCount, clients, conversations, measuredRounds, codec] = [3, 6, 12, 12, "f32"] as const;
+const [promptTokens, alikeTokens, answerTokens] = [80, 32, 8] as const;
 type Store = Awaited<ReturnType<typeof plantedStore>>;
-/** `cached`: the part of tokens that nobody computed. */
-type Turn = { readonly perToken: number; readonly cached: number };
+interface Turn {
+  /** Bytes of a token that somebody computed. */
+  readonly perToken: number;
+  readonly perSecond: number;
+  /** Microseconds of processors, of ranks, gateway and clients together, for a token that somebody computed. */
+  readonly cpuMicros: number;
+  /** The part of tokens that nobody computed. */
+  readonly cached: number;
+  readonly plans: readonly string[];
+}
 
 const draw = (i: number): number => (Math.imul(i + 1, 0x9e3779b1) >>> 8) / 2 ** 24;
 
-/** A conversation's prompts begin alike. */
+/** Each round asks every conversation once; its prompts begin alike. */
 function promptOf(i: number, topics: boolean): number[] {
-  const conversation = Math.floor(draw(i) * conversations);
+  const conversation = (7 * i + 5 * Math.floor(i / conversations)) % conversations;
   return Array.from({ length: promptTokens }, (_, at) => {
-    const own = conversation * 7919 + at * 131 + (at < promptTokens - 16 ? 0 : i * 7);
+    const own = conversation * 7919 + at * 131 + (at < alikeTokens ? 0 : (i + 1) * 7_919_001);
     const topic = topics ? conversation % plantedTopics : Math.floor(draw(at * 977 + own) * plantedTopics);
     return 30 + 3 * Math.floor(draw(own) * 90) + topic;
   });
 }
 
 /** An engine whose counts of its own tokens' choices are added up; it tells no hosts, unless gateways are to route by them. */
-const counting = (routed: Float32Array, engines: Engine[], routing: boolean) => async (options: EngineOptions) => {
+const counting = (routed: Uint32Array, engines: Engine[], routing: boolean) => async (options: EngineOptions) => {
   const engine = await createEngine(options);
   const [read, generate] = [engine.counters.bind(engine), engine.generate.bind(engine)];
   engines.push(engine);
@@ -60,49 +74,40 @@ const counting = (routed: Float32Array, engines: Engine[], routing: boolean) => 
   });
 };
 
-/** The plan that the operator would make: for evenness above its trigger, else for rows that leave their rank. */
-async function planned({ index }: Store, free: number, routedBy: readonly Float32Array[], current: PlanInput["current"]) {
-  const cells = index.layers * index.experts;
-  const budgetBytes = (cells / rankCount) * (1 + free) + 2;
-  const load = Float64Array.from({ length: cells }, (_, i) => sumOf(routedBy.map((counts) => counts[i] ?? 0)));
-  const ranks = Array.from({ length: rankCount }, (_, rank) => rankSpec(rank, { budgetBytes }));
-  const input = planInput(modelShape(index.layers, index.experts), ranks, { load, current, gainPerMove: 1e-3 });
-  if (predictedWorst(input, current ?? []) > trigger) return makePlan(policies.incremental, input);
-  return planNear({ ...input, near: { sources: new Map(routedBy.entries()), evenTo: (1 + trigger) / 2 } });
-}
-
-/** Ranks from their start: windows of traffic with a plan after each, and a last one that is measured. */
-async function turn(store: Store, { topics, routing, free }: Case, windows: number): Promise<Turn> {
-  const routedBy = Array.from({ length: rankCount }, () => new Float32Array(store.index.layers * store.index.experts));
+/** Ranks from their start: windows of traffic, each followed by the plan that the operator would make, and then those that are measured. */
+async function turn(store: Store, { topics, routing, free, near }: Case, windows: number): Promise<Turn> {
+  const { layers, experts } = store.index;
+  const cells = layers * experts;
+  const routedBy = Array.from({ length: rankCount }, () => new Uint32Array(cells));
   const engines: Engine[] = [];
   const ranks = new Ranks(store, (rank) => ({
     ...{ codec, kvPoolBytes: 64 << 20 },
-    overrides: { createEngine: counting(routedBy[rank] as Float32Array, engines, routing) },
+    overrides: { createEngine: counting(routedBy[rank] as Uint32Array, engines, routing) },
   }));
   for (let rank = 0; rank < rankCount; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
+  const budgetBytes = (cells / rankCount) * (1 + free) + 2;
+  const specs = Array.from({ length: rankCount }, (_, rank) => rankSpec(rank, { budgetBytes }));
+  const loop = new LoadLoop(modelShape(layers, experts), specs, ranks.plan?.layers ?? [], { near });
   const textModel = await openTextModel(store.dir);
   const gateway = await gatewayOfRanks(ranks, { maxContext: 256 }, { textModel });
   try {
-    let [next, cached] = [0, 0];
-    const request = async (): Promise<number> => {
+    let [next, tokens, cached] = [0, 0, 0];
+    const request = async (): Promise<void> => {
       const body = { model: "tiny", prompt: promptOf(next++, topics), max_tokens: answerTokens, temperature: 0, ignore_eos: true };
       const asked = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
       const response = await fetch(`http://127.0.0.1:${gateway.httpPort}/v1/completions`, asked);
       if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
       const { usage } = (await response.json()) as { usage: { total_tokens: number; prompt_tokens_details?: { cached_tokens: number } } };
+      tokens += usage.total_tokens;
       cached += usage.prompt_tokens_details?.cached_tokens ?? 0;
-      return usage.total_tokens;
     };
-    const window = async (): Promise<number> => {
-      const until = next + requests;
-      const tokens: number[] = [];
+    const traffic = async (rounds: number): Promise<void> => {
+      const until = next + rounds * conversations;
       const client = async (): Promise<void> => {
-        while (next < until) tokens.push(await request());
+        while (next < until) await request();
       };
       await Promise.all(Array.from({ length: clients }, client));
-      for (const engine of engines) await engine.counters();
-      return sumOf(tokens);
     };
     const sent = async (): Promise<number> => {
       const scraped = [...ranks.byRank.values()].map(async ({ worker }) =>
@@ -112,14 +117,19 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
     };
     for (let w = 0; w < windows; w++) {
       for (const counts of routedBy) counts.fill(0);
-      await window();
-      const { layers } = await planned(store, free, routedBy, ranks.plan?.layers);
-      await ranks.carryOut(ranks.nextPlan(layers.map((each, layer) => ({ layer, epoch: 0, ...each }))));
+      await traffic(1);
+      for (const engine of engines) await engine.counters();
+      const isNew = await loop.window((rank) => routedBy[rank] as Uint32Array);
+      if (isNew) await ranks.carryOut(ranks.nextPlan(loop.layers.map((each, layer) => ({ layer, epoch: 0, ...each }))));
     }
-    const before = await sent();
-    cached = 0;
-    const tokens = await window();
-    return { perToken: ((await sent()) - before) / tokens, cached: cached / tokens };
+    [tokens, cached] = [0, 0];
+    const [before, from, cpu] = [await sent(), performance.now(), process.cpuUsage()];
+    await traffic(measuredRounds);
+    const seconds = (performance.now() - from) / 1000;
+    const { user, system } = process.cpuUsage(cpu);
+    const computed = tokens - cached;
+    const perToken = ((await sent()) - before) / computed;
+    return { perToken, cpuMicros: (user + system) / computed, perSecond: tokens / seconds, cached: cached / tokens, plans: loop.reasons };
   } finally {
     await gateway.close(0);
     await ranks.close();
@@ -130,24 +140,38 @@ async function turn(store: Store, { topics, routing, free }: Case, windows: numb
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 
 export async function nearBench(args: readonly string[]): Promise<readonly object[]> {
-  const { values } = parseArgs({ args: [...args], options: { runs: { type: "string" }, windows: { type: "string" } } });
-  const windows = count("windows", values.windows ?? "3");
+  const options = { runs: { type: "string" }, windows: { type: "string" }, cases: { type: "string" } } as const;
+  const { values } = parseArgs({ args: [...args], options });
+  const windows = count("windows", values.windows ?? "26");
+  const chosen = values.cases === undefined ? cases : values.cases.split(",").map((i) => cases[count("cases", i) - 1] ?? cases[0]);
   const store = await plantedStore();
   try {
-    const turns = cases.map((): Turn[] => []);
+    const turns = chosen.map((): Turn[] => []);
     for (let run = count("runs", values.runs ?? "5"); run > 0; run--)
-      for (const [i, each] of cases.entries()) {
+      for (const [i, each] of chosen.entries()) {
+        const from = performance.now();
         const got = await turn(store, each, windows);
         turns[i]?.push(got);
-        log(`${JSON.stringify(each)}: ${Math.round(got.perToken)} bytes a token, ${Math.round(100 * got.cached)}% cached`);
+        const { perToken, perSecond, cpuMicros, cached, plans } = got;
+        const bytes = `${Math.round(perToken)} bytes a token, ${Math.round(perSecond)} tokens/s, ${Math.round(cpuMicros)} us of CPU, ${Math.round(100 * cached)}% cached`;
+        log(`${JSON.stringify(each)}: ${bytes}; ${plans.join(", ")}; ${Math.round((performance.now() - from) / 1000)} s`);
       }
-    const bytes = turns.map((of) => of.map(({ perToken }) => perToken));
-    return cases.map((each, i) => {
-      const [own, plain] = [bytes[i], bytes[cases.findIndex(({ topics }) => topics === each.topics)]] as [number[], number[]];
-      const span = `${Math.round(Math.min(...own))}-${Math.round(Math.max(...own))}`;
-      const fewer = Math.round(1000 * (1 - median(own) / median(plain))) / 10;
-      const cached = Math.round(100 * median(turns[i]?.map((of) => of.cached) ?? []));
-      return { ...each, "bytes/token": Math.round(median(own)), "min-max": span, "fewer %": fewer, "cached %": cached };
+    const spread = (of: readonly number[]): string => `${Math.round(Math.min(...of))}-${Math.round(Math.max(...of))}`;
+    return chosen.map((each, i) => {
+      const own = turns[i] ?? [];
+      const [bytes, speeds] = [own.map(({ perToken }) => perToken), own.map(({ perSecond }) => perSecond)];
+      const rowsAway = median(own.map(({ plans }) => plans.filter((reason) => reason === "RowsAway").length));
+      const said = { "bytes/token": Math.round(median(bytes)), "min-max": spread(bytes) };
+      const cpu = { "CPU us/token": Math.round(median(own.map(({ cpuMicros }) => cpuMicros))) };
+      const speed = { "tokens/s": Math.round(median(speeds)), "tokens/s min-max": spread(speeds) };
+      return {
+        ...each,
+        ...said,
+        ...speed,
+        ...cpu,
+        "cached %": Math.round(100 * median(own.map(({ cached }) => cached))),
+        "near plans": rowsAway,
+      };
     });
   } finally {
     store.remove();

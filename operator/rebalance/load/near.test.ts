@@ -2,10 +2,10 @@
 // save rows, end soon, and leave the load as even as the trigger wants it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
-import type { LayerPlan, PlacementPlan } from "../../../crds/plan.ts";
+import type { LayerPlan } from "../../../crds/plan.ts";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { nearWeights, sourcesOf } from "../../../runtime/placement/near-weights.ts";
+import { LoadLoop } from "../../../test/kit/planner/load-loop.ts";
 import { modelShape, planInput, rankSpec } from "../../../test/kit/planner/plan-input.ts";
 import { gainPerMove } from "../../planner/defaults.ts";
 import { withFloor } from "../../planner/expert-replicas.ts";
@@ -14,13 +14,10 @@ import { type PlanInput, unlimited } from "../../planner/policy.ts";
 import { type Random, seeded } from "../../planner/random.ts";
 import { firstPlan } from "../../planner/repair.ts";
 import { predictedWorst } from "../../planner/replan.ts";
-import { inlinePlanner } from "../intents/planner-thread.ts";
-import { LoadState } from "./load-state.ts";
 
-const [layers, experts, ranks, windowMs] = [6, 12, 3, 15_000] as const;
+const [layers, experts, ranks] = [6, 12, 3] as const;
 const cells = layers * experts;
 const shape = modelShape(layers, experts);
-const expected = Array.from({ length: ranks }, (_, rank) => ({ rank, bootId: "boot", clockAheadMs: 0, speed: 1 }));
 
 interface World {
   readonly seed: number;
@@ -42,16 +39,11 @@ const topicsOf = (random: Random): Float64Array[] =>
   );
 
 class Deployment {
-  readonly load = new LoadState(shape, "uid", 0);
-  readonly reasons: string[] = [];
-  layers: readonly LayerPlan[];
-  moves: number[] = [];
+  readonly loop: LoadLoop;
   readonly #world: World;
   readonly #random: Random;
   readonly #specs;
   topics: readonly Float64Array[];
-  #now = 0;
-  #seq = 0;
 
   constructor(world: World) {
     this.#world = world;
@@ -60,7 +52,15 @@ class Deployment {
     this.#specs = Array.from({ length: ranks }, (_, rank) =>
       rankSpec(rank, { budgetBytes: 1 + (world.slots ?? 36), zone: world.zones ? `z${rank}` : "z" }),
     );
-    this.layers = firstPlan(this.input(undefined));
+    this.loop = new LoadLoop(shape, this.#specs, firstPlan(this.input(undefined)), world);
+  }
+
+  get layers(): readonly LayerPlan[] {
+    return this.loop.layers;
+  }
+
+  get reasons(): readonly string[] {
+    return this.loop.reasons;
   }
 
   input(current: PlanInput["current"]): PlanInput {
@@ -80,34 +80,9 @@ class Deployment {
   }
 
   async window(): Promise<void> {
-    const { load } = this;
-    this.#now += windowMs;
-    this.#seq++;
-    const times = { seq: this.#seq, windowStart: this.#now - windowMs + 1, windowEnd: this.#now };
-    for (const { rank } of expected) {
-      const routed = Uint32Array.from(this.rate(rank), (mean) => Math.max(0, Math.round(mean + Math.sqrt(mean) * this.#random.normal())));
-      const bare = { v: 1, deploymentUID: "uid", bootId: "boot", phase: "decode", layers, experts, routed, served: routed } as const;
-      assert.ok(load.accept({ ...bare, ...times, rank }, expected, this.#now).ok);
-    }
-    const plan = { layers: this.layers } as PlacementPlan;
-    const { policy = "incremental", maxMoves = 64 } = this.#world;
-    const spec = parseMoEDeployment({
-      metadata: { name: "moe", namespace: "ns", uid: "uid" },
-      spec: { model: { uri: "pvc://models/moe" }, replicas: ranks, rebalancing: { policy, budget: { maxMoves } } },
-    }).spec;
-    const facts = { synced: true, spec, expected, ranks: this.#specs, hardware: [], plan };
-    load.closeIfDue(facts, this.#now);
-    const asked = load.ask(facts, this.#now);
-    const near = load.near(facts, this.#now);
-    if (!asked.act && !near) return;
-    const input = near ?? load.input(facts);
-    const output = await inlinePlanner.plan(near ? "near" : spec.rebalancing.policy, input);
-    const { decision, moves } = load.judge(input, output, spec, this.#now);
-    if (!decision.act) return;
-    this.layers = output.layers;
-    this.reasons.push(decision.reason);
-    this.moves.push(moves);
-    load.committed(input, output.layers as PlacementPlan["layers"], this.#now, spec.rebalancing.trigger.imbalancePercent);
+    await this.loop.window((rank) =>
+      Uint32Array.from(this.rate(rank), (mean) => Math.max(0, Math.round(mean + Math.sqrt(mean) * this.#random.normal()))),
+    );
   }
 
   /** The part of the rows that leave their rank as sources route, and the worst layer's max/mean. */
@@ -147,7 +122,7 @@ test("topics that keep to ranks save rows in few plans, then nothing moves, and 
     const [before, plans] = [deployment.measured(), deployment.reasons.length];
     await after(30, world, deployment);
     const now = deployment.measured();
-    const said = `seed ${seed}: ${deployment.reasons} of ${deployment.moves} moves, ${before.away} -> ${now.away} away, worst ${now.worst}`;
+    const said = `seed ${seed}: ${deployment.reasons} of ${deployment.loop.moves} moves, ${before.away} -> ${now.away} away, worst ${now.worst}`;
     assert.ok(now.away < before.away - 0.04, said);
     assert.ok(now.worst <= Math.max(1.08, before.worst + 0.01), said);
     assert.ok(deployment.reasons.length - plans <= 3, said);
