@@ -27,6 +27,8 @@ export interface KvCache {
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
+  /** Attention is products (DECISIONS.md 10); unset: an operation. */
+  readonly byProducts?: boolean | undefined;
   /** Copies `length` positions of every layer (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
   moveSlot(from: number, to: number, length: number): Promise<void>;

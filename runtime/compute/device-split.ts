@@ -119,6 +119,9 @@ class KvOnSeveral implements KvCache {
   get context(): number {
     return (this.caches[0] as KvCache).context;
   }
+  get byProducts(): boolean {
+    return this.caches.every(({ byProducts }) => byProducts);
+  }
   get bytes(): number {
     return this.caches.reduce((sum, { bytes }) => sum + bytes, 0);
   }

@@ -25,7 +25,7 @@ const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
 const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
 /** Products read plain numbers; other types are widened first. */
 const plain: ReadonlySet<WeightType> = new Set(["f32", "f16"]);
-/** Attention to f16 takes the processor 1.0 to 2.8 times as long as to f32, since values are widened again. */
+/** Attention to f16 takes the processor 1 to 2 times as long as to f32 where three heads share keys, else 2.0 to 2.8 (../DECISIONS.md 10). */
 const order = { exact: kvTypes, other: ["f16", "q8_0", "f32"] } as const satisfies Readonly<Record<string, readonly KvType[]>>;
 
 /** The supported types, the fastest first. */

@@ -8,7 +8,7 @@ import type { GraphBuilder, Value } from "./graph.ts";
 import type { GgmlKv, GroupShape, KvRun, KvTensor, LayerTensors } from "./kv-memory.ts";
 import { PagedKv } from "./kv-paged.ts";
 import { PoolKv } from "./kv-pool.ts";
-import { type Heads, headMasksBytesMax, scoredTogether } from "./scores.ts";
+import { type Heads, headMasksBytesMax, partTokens, scoredTogether } from "./scores.ts";
 
 const maskedOut = 0xfc00; // minus infinity in f16
 /** Values in a shared pool are finite: an infinity or NaN of one request, times zero, would become NaN in others (../DECISIONS.md 9). */
@@ -19,8 +19,6 @@ const multipliedMost = { keys: 2 ** 59, values: f32Max };
 /** Keys are f16, values bf16. */
 const widenedMost = { keys: 65_504, values: (2 - 2 ** -7) * 2 ** 127 };
 const f16Bytes = 2;
-/** Tokens of a prompt that are attended to together by products. */
-const partTokens = 64;
 
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
   device.pageBytes === undefined ? new PoolKv(device, spec) : new PagedKv(device, spec, device.pageBytes);

@@ -1,11 +1,13 @@
 // Scores of long texts stay below a bound that the memory check counts, and rows keep their bits where they come in parts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
 import { plainRope } from "../../kernels/rope.ts";
 import type { Layer, Segment } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
 import { backendOn } from "./index.ts";
+import { scoredTogether, scoresBytes } from "./scores.ts";
 
 const [length, slots, headDim] = [2_048, 64, 4];
 const Mi = 2 ** 20;
@@ -58,3 +60,18 @@ for (const [heads, kvHeads, type] of [
     await backend.close();
   });
 }
+
+test("scores, widened values and their rows are below what is counted, in steps of any shape", () => {
+  const sizes = fc.tuple(fc.nat(7), fc.nat(5), fc.nat(200), fc.nat(63), fc.nat(63));
+  fc.assert(
+    fc.property(sizes, (least) => {
+      const [kvHeads, sharing, blocks, batch, tokens] = least.map((each) => each + 1) as [number, number, number, number, number];
+      const [op, positions] = [{ op: "attention", heads: (2 + sharing) * kvHeads, kvHeads, valueDim: 128 }, 64 * blocks];
+      const parts = scoredTogether(op as never, { length: positions, batch, tokens } as never, "f16");
+      const found = parts.map((part) => positions * (6 * part.batch * part.tokens * op.heads + 4 * part.batch * kvHeads * 128));
+      const places = [...new Set(parts.map((part) => 4 * positions * kvHeads * part.batch))].reduce((sum, bytes) => sum + bytes);
+      const counted = scoresBytes([{ block: { ops: [op] } } as never], batch * tokens, { length: positions, type: "f16" });
+      assert.ok(Math.max(...found) + places <= counted, `${Math.max(...found)} and ${places} of ${counted}`);
+    }),
+  );
+});

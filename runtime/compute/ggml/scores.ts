@@ -7,7 +7,7 @@ import type { GroupShape } from "./kv-memory.ts";
 const scoresBytesMax = 64 * 2 ** 20;
 /** Masks of heads that all layers share; each layer makes what is beyond. */
 export const headMasksBytesMax = 16 * 2 ** 20;
-const [f32Bytes, f16Bytes] = [4, 2];
+const [f32Bytes, i32Bytes, f16Bytes] = [4, 4, 2];
 
 /** Values that are widened together, so that a cache of a core has them when they are multiplied; a run has few operations all the same. */
 const widened = { bytesMax: 2 ** 20, operationsMax: 8 } as const;
@@ -50,7 +50,12 @@ export function scoredTogether(op: Heads, group: GroupShape, type?: KvSpec["type
   return parts;
 }
 
-/** An upper bound for steps of so many rows: scores, masks and widened values. */
+/** Tokens of a prompt that are attended to together by products. */
+export const partTokens = 64;
+/** Parts of fewer tokens in a step, one for each slot of a cache. */
+const shortPartsMax = 64;
+
+/** An upper bound for steps of so many rows: scores, masks, widened values, and i32 rows of those. */
 export function scoresBytes(
   layers: readonly Layer[],
   rows: number,
@@ -60,8 +65,11 @@ export function scoresBytes(
   const ops = all.filter(({ heads, kvHeads }) => multiplied({ heads, kvHeads, type }));
   const scores = ops.map((op) => {
     const one = tokenBytes(op, 1, length);
+    const wide = widenedBytes(op, length, type);
+    const parts = wide > 0 ? Math.min(rows, Math.ceil(rows / partTokens) + shortPartsMax) : 0;
     const masks = Math.min(headMasksBytesMax, rows * op.heads * length * f16Bytes);
-    return Math.min(rows * one, Math.max(scoresBytesMax, one)) + widenedBytes(op, length, type) + masks;
+    const places = parts * op.kvHeads * length * i32Bytes;
+    return Math.min(rows * (one + wide), Math.max(scoresBytesMax, one) + wide) + places + masks;
   });
   const windows = new Set(ops.map(({ window }) => window)).size;
   return Math.max(0, ...scores) + windows * rows * length * f16Bytes;

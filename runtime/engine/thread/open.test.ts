@@ -34,7 +34,8 @@ test("what the largest step keeps of its experts counts as dense part, also wher
     return model.info;
   };
   const large = { ...defaultLimits, maxBatchTokens: 4096 };
-  const [{ denseBytes, topK, hidden }, { denseBytes: more }] = [await open(), await open(large)];
+  const [{ denseBytes, topK, hidden, numerics }, { denseBytes: more }] = [await open(), await open(large)];
+  assert.match(numerics, /: order 4, .* KV f16$/, "two heads share keys, so sums are as they were");
   const kept = more - denseBytes;
   const sums = 4 * (4096 - 16) * topK * hidden;
   assert.ok(kept > sums && kept < 3 * sums, `${kept} beside ${sums}`);

@@ -40,8 +40,8 @@ export interface OpenModel {
 }
 
 const kvSlotsMax = 64;
-/** By type of KV; increase it when a change of this code changes the bits of results. */
-const orderOfSums: Readonly<Record<KvType, number>> = { f32: 4, f16: 5, q8_0: 4 };
+/** Increase it when a change of this code changes the bits of results; `widened`: those of products with f16 alone. */
+const orderOfSums = { usual: 4, widened: 5 } as const;
 const speedRows = 16;
 const speedRuns = 8;
 
@@ -173,7 +173,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    numerics: numericsOf(backend, store, options.codec, kvSpec.type),
+    numerics: numericsOf(backend, store, options.codec, { type: kvSpec.type, byProducts: kv.byProducts }),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce(
       (sum, each) => sum + each.residentBytes,
@@ -196,8 +196,10 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
 }
 
+type KvOfClass = Required<Pick<KvSpec, "type">> & Pick<KvCache, "byProducts">;
+
 /** One line, since it is compared as a whole. */
-function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {
+function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvOfClass): string {
   const { denseBits } = codecFor(codec);
   const { experts, dense: stored } = formsOf(store, codec);
   const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part
@@ -205,7 +207,8 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   // Norms, routers, gates and attention are always f32.
   const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
-  return `${backend.numericClass}: order ${orderOfSums[kv]}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
+  const order = orderOfSums[kv.byProducts && kv.type === "f16" ? "widened" : "usual"];
+  return `${backend.numericClass}: order ${order}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv.type}`;
 }
 
 /** Weights of one segment after another; those of the next are read and hashed while the caller places these. */
