@@ -115,8 +115,8 @@ export interface LayerRange {
   /** True while the layer is resident and within a range's reach. */
   covers(layer: number): boolean;
   run(call: RangeCall): Promise<RangeOutputs>;
-  /** True where held rows can pass the layer, whichever of its experts are here; unset: nowhere. */
-  holds?(layer: number): boolean;
+  /** True where so many held rows can pass the layer, whichever of its experts are here; unset: nowhere. */
+  holds?(layer: number, rows: number): boolean;
   /** Undefined where memory is not to be had. `width`: of each row, the same in all calls. */
   hold?(rows: number, width: number): HeldRows | undefined;
 }
@@ -128,8 +128,11 @@ export interface Chosen {
 
 /** Rows that stay in a device's memory while they pass layers of which some experts are elsewhere. */
 export interface HeldRows {
-  /** Passes a layer's block: of rows `x` [n, hidden], else of those behind the layer before, to which `sums` [n, hidden] are added. */
-  choose(layer: number, kv: KvCall, given: { readonly x?: Float32Array; readonly sums?: Float32Array }): Chosen;
+  /**
+   * Passes a layer's block: of rows `x` [n, hidden], else of those behind the layer before, to which `sums` [n, hidden] are added.
+   * Undefined where the device lacks memory or an operation for it or its experts; rows are as before then.
+   */
+  choose(layer: number, kv: KvCall, given: { readonly x?: Float32Array; readonly sums?: Float32Array }): Chosen | undefined;
   /** What experts are to have of so many rows, [count, hidden]; before `add`. */
   inputs(from: number, count: number): Float32Array;
   /** Adds the weighted rows of experts that are here; the ids of others are -1. */

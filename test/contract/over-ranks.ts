@@ -44,7 +44,7 @@ export function runOverRanks({ name, make, tolerance }: { name: string; make: ()
           for (const { ranges, step, counter } of held) {
             const plain = layers.map((layer) => layer.kind === "moe" && isPlain(layer) && layer.expert.ops.length > 0);
             assert.deepEqual(
-              layers.map((_, layer) => ranges.range.holds?.(layer)),
+              layers.map((_, layer) => ranges.range.holds?.(layer, tokens.length)),
               plain,
             );
             const error = relativeError(await step(tokens, groups, decodes), want as Float32Array);

@@ -7,6 +7,7 @@ import { randomTensor } from "../../kernels/random.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts } from "./gpu-experts.ts";
+import { createGgmlKv } from "./kv.ts";
 import { forTrialCalls } from "./open-checks.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
@@ -83,22 +84,34 @@ test("a copy to a larger slab that fails leaves the smaller one as it was", asyn
   device.close();
 });
 
-test("a full device computes layer by layer, and is asked again when the experts lie elsewhere", async () => {
+test("a full device computes layer by layer and holds what it has memory for, and is asked again when the experts lie elsewhere", async () => {
   const device = Object.assign(new CpuDevice({ threads: 1, pages: false }), { exact: false });
   const state = limit(device);
   const expertSlab = new Experts(device).expertSlab(segment, experts);
   const placed = Array.from({ length: experts }, (_, e) => expertSlab.place(e, model.expert(0, e)));
   const block = new DenseProgram(device, layer.block, model.weights(layer.block), 32);
   const range = new GgmlRange(device, [{ layer, block, expertSlab }]);
+  const cache = createGgmlKv(device, { ...model.program, layers: 1, slots: 1, context: 64, type: "f32" });
+  const hold = (rows: number) => range.hold(rows, model.program.hidden);
+  for (const held of [hold(64), hold(4)]) held?.free();
   state.most = 0;
+  const [few, many] = [hold(2), hold(64)];
+  few?.free();
+  assert.ok(many && hold(65) === undefined && hold(2), "memory that fits is found, and stays where no more is to be had");
+  const call = { cache, groups: [{ firstSlot: 0, batch: 1, tokens: 64, past: Int32Array.of(0) }] };
+  assert.equal(many.choose(0, call, { x: new Float32Array(64 * model.program.hidden) }), undefined);
+  const holds = (): boolean[] => [64, 2].map((rows) => range.holds(0, rows));
+  assert.deepEqual(holds(), [false, true]);
   assert.equal(range.covers(0), false);
   const { refused } = state;
   assert.ok(refused > 0);
   state.most = Number.POSITIVE_INFINITY;
   assert.equal(range.covers(0), false, "it is not asked at every step");
+  assert.deepEqual(holds(), [false, false]);
   for (const each of placed) await each.dispose();
   for (let e = 0; e < experts; e++) expertSlab.place(e, model.expert(0, e));
   assert.equal(range.covers(0), true);
+  assert.deepEqual(holds(), [true, true]);
   state.most = 0;
   assert.equal(range.covers(0), true, "what is known for good is not asked again");
   device.close();

@@ -9,7 +9,7 @@ import { buildGraph, type Graph, type GraphBuilder, type Place, type Value } fro
 import { KvGraph, kvKey } from "./kv.ts";
 import { expertNodesOf, type Part } from "./layer-parts.ts";
 import { zerosFor } from "./matrix-storage.ts";
-import { isOutOfMemory } from "./out-of-memory.ts";
+import { isOutOfMemory, isUnsupported } from "./out-of-memory.ts";
 import { sumsOfSquares } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
@@ -40,7 +40,10 @@ export class Holder {
   readonly device: GgmlDevice;
   readonly parts: readonly Part[];
   readonly graphs: Recent<Built>;
+  /** By ascending rows. */
   readonly #free: Memory[] = [];
+  /** By layer and rows, the slab beside which their graphs were not to be had. */
+  readonly #refused = new Map<string, Slab | undefined>();
   #count = 0;
 
   constructor(device: GgmlDevice, parts: readonly Part[]) {
@@ -49,17 +52,24 @@ export class Holder {
     this.graphs = new Recent(graphsPerLayer * parts.length, ({ graph }) => graph.free());
   }
 
-  holds(layer: number): boolean {
+  holds(layer: number, rows: number): boolean {
     const { moe, choosable, expertSlab } = this.parts[layer] ?? {};
-    return moe !== undefined && choosable === true && expertSlab?.parted !== undefined;
+    const { parted } = expertSlab ?? {};
+    if (moe === undefined || choosable !== true || parted === undefined) return false;
+    const key = `${layer} ${rows}`;
+    return !this.#refused.has(key) || this.#refused.get(key) !== parted.slab;
+  }
+
+  refuse(layer: number, rows: number): void {
+    this.#refused.set(`${layer} ${rows}`, this.parts[layer]?.expertSlab?.parted?.slab);
   }
 
   hold(rows: number, width: number): HeldRows | undefined {
     try {
       const at = this.#free.findIndex((each) => each.rows >= rows);
       if (at >= 0) return new Rows(this, this.#free.splice(at, 1)[0] as Memory, { rows, width });
-      this.#free.pop()?.buffer.free();
       const buffer = this.device.allocate(placesOfRows * this.device.aligned(rows * width * Float32Array.BYTES_PER_ELEMENT));
+      this.#free.shift()?.buffer.free();
       return new Rows(this, { id: this.#count++, buffer, rows }, { rows, width });
     } catch (caught) {
       if (isOutOfMemory(caught)) return undefined;
@@ -69,6 +79,7 @@ export class Holder {
 
   give(memory: Memory): void {
     this.#free.push(memory);
+    this.#free.sort((a, b) => a.rows - b.rows);
   }
 }
 
@@ -89,22 +100,38 @@ class Rows implements HeldRows {
     this.#holder.give(this.#memory);
   }
 
-  choose(layer: number, kv: KvCall, given: Given): Chosen {
-    const { program, moe } = this.#part(layer);
+  choose(layer: number, kv: KvCall, given: Given): Chosen | undefined {
+    const { program, expertSlab } = this.#part(layer);
     const { rows } = this.#size;
     checkKv(program.segment, kv, rows);
+    try {
+      // Both graphs are built before anything leaves the device.
+      if (expertSlab?.parted?.slab !== undefined) this.#expertsOf(layer, this.#other);
+      return this.#choose(layer, kv, given);
+    } catch (caught) {
+      if (!isOutOfMemory(caught) && !isUnsupported(caught)) throw caught;
+      this.#holder.refuse(layer, rows);
+      return undefined;
+    }
+  }
+
+  #choose(layer: number, kv: KvCall, given: Given): Chosen {
+    const { moe } = this.#part(layer);
+    const { rows } = this.#size;
     const chosen = { ids: new Int32Array(rows * moe.topK), gates: new Float32Array(rows * moe.topK) };
     const squares = new Float32Array(rows);
     const inputs: Readonly<Record<string, Float32Array | undefined>> = { ...given };
-    const run = (clamps: boolean): void => {
-      const built = this.#take(`${layer} ${Object.keys(given)} ${clamps} ${kvKey(kv)}`, () => this.#block(layer, kv, given, clamps));
+    const run = (clamps: boolean): Graph => {
+      const built = this.#take(`${layer} ${Object.keys(given)} ${clamps} ${kvKey(kv)}`, this.#at, () =>
+        this.#block(layer, kv, given, clamps),
+      );
       built.graph.run((name) => inputs[name] ?? built.kv?.input(kv, name) ?? zerosFor(name));
       built.graph.readAll([...Object.entries(chosen), ["squares", squares]]);
-      this.#last = built.graph;
+      return built.graph;
     };
-    run(false);
+    const first = run(false);
     // A second time with clamps, so that what the first one stored is gone.
-    if (!squares.every(Number.isFinite)) run(true);
+    this.#last = squares.every(Number.isFinite) ? first : run(true);
     this.#at = this.#other;
     return chosen;
   }
@@ -115,12 +142,8 @@ class Rows implements HeldRows {
 
   add(layer: number, { ids, gates }: Chosen): void {
     const { moe, expertSlab } = this.#part(layer);
-    const { slab, slotOf } = expertSlab?.parted ?? {};
-    const { graph } = this.#take(
-      `experts of ${layer}`,
-      () => this.#experts(moe, slab as Slab),
-      (built) => built.slab === slab,
-    );
+    const slotOf = expertSlab?.parted?.slotOf;
+    const graph = this.#expertsOf(layer, this.#at);
     const own = withStandIns(ids, moe.topK);
     const inputs = { ids: own.map((expert) => slotOf?.(expert) as number), gates: gates.map((gate, i) => (own[i] === ids[i] ? gate : 0)) };
     graph.run((name) => inputs[name as keyof Chosen]);
@@ -139,16 +162,24 @@ class Rows implements HeldRows {
     return out;
   }
 
-  #experts(moe: MoeLayer, slab: Slab): Built {
+  /** Of rows in place `at`. */
+  #expertsOf(layer: number, at: 0 | 1): Graph {
+    const { moe, expertSlab } = this.#part(layer);
+    const slab = expertSlab?.parted?.slab;
+    const make = () => this.#experts(moe, slab as Slab, at);
+    return this.#take(`experts of ${layer}`, at, make, (built) => built.slab === slab).graph;
+  }
+
+  #experts(moe: MoeLayer, slab: Slab, at: 0 | 1): Built {
     const { rows } = this.#size;
     const graph = this.#graph(expertNodesOf(moe), (build) => {
       const values = new Map([
-        ["h", build.placed(this.#place(this.#at))],
+        ["h", build.placed(this.#place(at))],
         ["f", build.placed(this.#place(2))],
         ["ids", build.input("ids", "i32", [moe.topK, rows])],
         ["gates", build.input("gates", "f32", [1, moe.topK, rows])],
       ]);
-      return { x: build.keep(withExperts(build, { moe, slab, rows }, values), this.#place(this.#other)) };
+      return { x: build.keep(withExperts(build, { moe, slab, rows }, values), this.#place(at === 0 ? 1 : 0)) };
     });
     return { graph, slab };
   }
@@ -175,8 +206,8 @@ class Rows implements HeldRows {
     return build.step(build.device.ggml.ggml_add(build.context, before.tensor, added.tensor), [before, added]);
   }
 
-  #take(key: string, make: () => Built, isGood: (built: Built) => boolean = () => true): Built {
-    const whole = `${this.#memory.id} ${this.#at} ${this.#size.rows} ${key}`;
+  #take(key: string, at: 0 | 1, make: () => Built, isGood: (built: Built) => boolean = () => true): Built {
+    const whole = `${this.#memory.id} ${at} ${this.#size.rows} ${key}`;
     return this.#holder.graphs.take(whole, (built) => built.graph.valid && isGood(built), make);
   }
 

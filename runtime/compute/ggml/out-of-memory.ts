@@ -4,3 +4,4 @@ import { AppError } from "../../../crds/common.ts";
 const codes: ReadonlySet<string> = new Set(["OutOfMemory", "OutOfDeviceMemory"]);
 
 export const isOutOfMemory = (caught: unknown): boolean => codes.has(AppError.from(caught).code);
+export const isUnsupported = (caught: unknown): boolean => AppError.from(caught).code === "UnsupportedOp";

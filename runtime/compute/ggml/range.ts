@@ -1,5 +1,4 @@
 // Consecutive layers at once. Where few rows choose, they are one graph: attention, gate, chosen experts and their sum per layer.
-import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { isPlain } from "../../kernels/widths.ts";
@@ -15,7 +14,7 @@ import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part, type SlabHolder } from "./layer-parts.ts";
 import { zerosFor } from "./matrix-storage.ts";
 import { forTrialCalls } from "./open-checks.ts";
-import { isOutOfMemory } from "./out-of-memory.ts";
+import { isOutOfMemory, isUnsupported } from "./out-of-memory.ts";
 import { type DenseProgram, sumsOfSquares } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
@@ -78,8 +77,9 @@ export class GgmlRange implements LayerRange {
     this.#holder = device.exact ? undefined : new Holder(device, this.#parts);
   }
 
-  holds(layer: number): boolean {
-    return this.#holder?.holds(layer) ?? false;
+  holds(layer: number, rows: number): boolean {
+    const refused = this.#tried.get(layer) === false || this.#isFull(layer);
+    return !refused && (this.#holder?.holds(layer, rows) ?? false);
   }
 
   hold(rows: number, width: number): HeldRows | undefined {
@@ -96,23 +96,26 @@ export class GgmlRange implements LayerRange {
   #computes(layer: number, part: Part): boolean {
     const known = this.#tried.get(layer);
     if (known !== undefined) return known;
-    const slab = part.expertSlab?.whole;
-    if (this.#full.has(layer) && this.#full.get(layer) === slab) return false;
+    if (this.#isFull(layer)) return false;
     let computes = true;
     try {
       const build = (_rows: number, kv: KvCall | undefined): void => this.#build([part], { x: noRows, kv: kv as KvCall }).graph.free();
       forTrialCalls(this.#device, part.program.segment, build, { rowsMax: this.#rowsMax });
     } catch (caught) {
       if (isOutOfMemory(caught)) {
-        this.#full.set(layer, slab);
+        this.#full.set(layer, part.expertSlab?.whole);
         return false;
       }
-      if (AppError.from(caught).code !== "UnsupportedOp") throw caught;
+      if (!isUnsupported(caught)) throw caught;
       computes = false;
     }
     this.#full.delete(layer);
     this.#tried.set(layer, computes);
     return computes;
+  }
+
+  #isFull(layer: number): boolean {
+    return this.#full.has(layer) && this.#full.get(layer) === this.#parts[layer]?.expertSlab?.whole;
   }
 
   async run(call: RangeCall): Promise<RangeOutputs> {

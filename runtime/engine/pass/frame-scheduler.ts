@@ -36,8 +36,8 @@ export interface StepScheduler {
   tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nothing is waiting. */
   betweenGraphs(): Promise<void> | undefined;
-  /** The own step's rows have passed this layer or are routed in it. */
-  reached(layer: number): void;
+  /** The own step's rows have passed this layer or are routed in it; undefined: nothing waits for them. */
+  reached(layer: number | undefined): void;
   /** Computes several batches of one layer together; returns the rows of each. */
   ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]>;
   begin(parts: number): void;
@@ -159,7 +159,7 @@ export class FrameScheduler implements StepScheduler {
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  reached(layer: number): void {
+  reached(layer: number | undefined): void {
     this.#options.inbox.ranks.own(this.running === "decode" && this.#newestParts === 1 ? layer : undefined);
   }
 

@@ -7,6 +7,7 @@ import { runOverRanks } from "../../../test/contract/over-ranks.ts";
 import { looseBackend } from "../../../test/kit/devices/loose.ts";
 import { modelOf } from "../../../test/kit/models/golden-files.ts";
 import { stepsOverRanks } from "../../../test/kit/ranks/steps-over-ranks.ts";
+import { relativeError } from "../../compute/op-self-test.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 
 const { backend, work } = looseBackend();
@@ -57,13 +58,29 @@ test("a value that is no number makes its own row none, and no other", async () 
   assert.deepEqual([found.slice(0, hidden).some(Number.isFinite), found.slice(hidden).every(Number.isFinite)], [false, true]);
 });
 
+test("nothing waits for the rows that stay; those of a larger step, and of a layer that is refused, pass by the host", async (t) => {
+  const [host, { step, ranges, scheduler }] = await Promise.all([stepsOverRanks({ ...world, holds: false }), stepsOverRanks(world)]);
+  const reached: unknown[] = [];
+  Object.assign(scheduler, { reached: (layer: unknown) => void reached.push(layer) });
+  await step(new Array(300).fill(7), [{ firstSlot: 0, batch: 5, tokens: 60, past: new Int32Array(5) }], 0);
+  assert.deepEqual(reached.splice(0), [...layers.keys()]);
+  const rows = Object.getPrototypeOf(ranges.range.hold?.(3, hidden));
+  const { choose } = rows;
+  t.mock.method(rows, "choose", function (this: unknown, layer: number, ...given: unknown[]) {
+    return layer === 1 ? undefined : choose.call(this, layer, ...given);
+  });
+  const want = await host.step([5, 17, 101], groupsOf(3, 0), 3);
+  assert.ok(relativeError(await step([5, 17, 101], groupsOf(3, 0), 3), want) < 1e-4);
+  assert.deepEqual([reached.length, reached.filter((layer) => layer !== undefined)], [layers.length, [1]]);
+});
+
 test("rows leave the device for a layer of whose experts one has memory of its own", async () => {
   const { ranges, experts } = await stepsOverRanks(world);
   const second = await experts.expertSlab(0)?.put(0, await model.expert(0, 0));
   assert.deepEqual(
-    [0, 1].map((layer) => ranges.range.holds?.(layer)),
+    [0, 1].map((layer) => ranges.range.holds?.(layer, 1)),
     [false, true],
   );
   await second?.dispose();
-  assert.ok(ranges.range.holds?.(0));
+  assert.ok(ranges.range.holds?.(0, 1));
 });

@@ -8,6 +8,9 @@ import { sumPairs } from "./combine.ts";
 import { localKey, type PhaseGroup, routePairs, sendPairs } from "./routed-pairs.ts";
 import { type Part, type Passed, phaseOf, type StepTools, stepMs } from "./step-tools.ts";
 
+/** Rows of a step: own experts multiply all its pairs on each rank, in one piece that others' frames wait for (compute/DECISIONS.md 11). */
+const heldRowsMax = 256;
+
 interface Begun {
   readonly sentAt: number;
   /** The sums of other ranks, [n, hidden]. */
@@ -67,24 +70,25 @@ export class HeldLayers {
     const { program, ranges, scheduler } = this.#tools;
     const { tokens, decodes } = this.#part;
     const rows = tokens.length;
-    if (!ranges?.range.holds?.(layer) || scheduler.pieceRows(kindOf(rows, decodes), rows) < rows) return false;
+    if (rows > heldRowsMax || !ranges?.range.holds?.(layer, rows) || scheduler.pieceRows(kindOf(rows, decodes), rows) < rows) return false;
     this.#held ??= ranges.range.hold?.(rows, program.hidden);
     return this.#held !== undefined;
   }
 
-  #begin(layer: number, given: Parameters<HeldRows["choose"]>[2]): Begun {
+  #begin(layer: number, given: Parameters<HeldRows["choose"]>[2]): Begun | undefined {
     const { program, scheduler, times } = this.#tools;
     const { attended, decodes, first, kv, tokens } = this.#part;
     const { topK, experts } = program.layers[layer] as MoeLayer;
     const held = this.#held as HeldRows;
     const startedAt = performance.now();
     const chosen = held.choose(layer, kv, given);
+    if (chosen === undefined) return undefined;
     const ms = performance.now() - startedAt;
     this.#passed = true;
     times.add({ rows: tokens.length, decodes }, "dense", ms);
     if (decodes < tokens.length) scheduler.took(tokens.length, ms);
     attended(layer);
-    scheduler.reached(layer);
+    scheduler.reached(undefined); // the experts of held rows take no frames of others along
     const sentAt = stepMs(this.#tools);
     const groups = routePairs(this.#tools, { layer, first, decodes, topK, experts, ids: chosen.ids });
     const [local, others] = [groups.filter(({ key }) => key === localKey), groups.filter(({ key }) => key !== localKey)];
@@ -102,7 +106,7 @@ export class HeldLayers {
     const to = rowOf(Math.max(...groups.map(({ pairs }) => pairs.at(-1) as number)));
     const pairRows = Uint32Array.from(ids, (_, pair) => rowOf(pair) - from);
     const all = { rows: held.inputs(from, to + 1 - from), pairRows, pairExperts: Uint32Array.from(ids) };
-    const sent = sendPairs(this.#tools, groups, { layer, gates, all });
+    const sent = sendPairs(this.#tools, groups, { layer, gates, all }).sort((a, b) => a.key - b.key);
     const summed = Promise.all(sent.map(({ answered }) => answered)).then((answers) => {
       const sums = new Float32Array(this.#part.tokens.length * hidden);
       for (const [i, answer] of answers.entries()) {
@@ -126,7 +130,8 @@ export class HeldLayers {
     const own = new Int32Array(ids.length).fill(-1);
     for (const pair of pairs) own[pair] = ids[pair] as number;
     held.add(layer, { ids: own, gates });
-    const seconds = (performance.now() - startedAt) / 1000;
+    // All pairs are computed, own ones count.
+    const seconds = ((performance.now() - startedAt) / 1000) * (pairs.length / ids.length);
     const phases = pairs.map((pair) => phaseOf(Math.floor(pair / topK), this.#part.decodes));
     for (const [i, pair] of pairs.entries()) counter.served(phases[i] as Phase, [layer, ids[pair] as number], 1);
     const decoded = phases.filter((phase) => phase === "decode").length;

@@ -83,7 +83,7 @@ export async function stepsOverRanks({ backend, other = backend, model, isHere, 
   const cache = await backend.createKv({ ...kvOf(program), slots: 8, context, type: backend.kvTypes[0] ?? "f32" });
   const call = (groups: readonly KvGroup[]): KvCall => ({ cache, groups });
   return {
-    ...{ ranges, counter, travelled, call, experts: own },
+    ...{ ranges, counter, travelled, call, experts: own, scheduler },
     /** Rows behind the last layer. */
     step: (tokens: readonly number[], groups: readonly KvGroup[], decodes: number) =>
       forward(tools, Int32Array.from(tokens), call(groups), decodes),
