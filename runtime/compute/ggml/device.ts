@@ -3,7 +3,7 @@
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
-import type { DeviceMemory } from "../backend.ts";
+import type { DeviceMemory, Lane } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
 import { LargePages } from "./large-pages.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
@@ -46,6 +46,8 @@ export interface DeviceParts {
   /** The fastest first. */
   readonly packed?: readonly Memory[];
   readonly setThreads?: (threads: number) => void;
+  /** Computes a graph on another thread, beside those of this one, and returns the status. */
+  readonly computeApart?: (graph: Pointer, cost: GraphCost) => Promise<number>;
   readonly governor?: Governor;
   readonly software?: boolean;
   /** False where its memory is the machine's. */
@@ -67,7 +69,7 @@ export class GgmlDevice {
   readonly memories: readonly Memory[];
   readonly alignment: number;
   readonly largestBytes: number;
-  readonly costs = new GraphCosts();
+  readonly costs: Readonly<Record<Lane, GraphCosts>> = { main: new GraphCosts(), prompts: new GraphCosts() };
   readonly weightMemory = new WeightMemory(this);
   readonly warmPages = new WarmPages(this);
   readonly largePages = new LargePages(this);
@@ -78,12 +80,15 @@ export class GgmlDevice {
   /** Buffers for reuse on a software driver (../DECISIONS.md 7); each is in the set above, too. */
   readonly #spares: Spares<Pick<DeviceBuffer, "handle" | "bytes"> & { readonly memory: Pointer }> | undefined;
   readonly #contexts = new Set<Pointer>();
-  readonly #writes = new Set<Promise<unknown>>();
+  /** What other threads do. */
+  readonly #apart = new Set<Promise<unknown>>();
   /** Byte offset of the data pointer in a tensor's struct. */
   #dataOffset: bigint | undefined;
   #threads = 0;
-  #scratch: DeviceBuffer | undefined;
-  #generation = 0;
+  readonly #work: Readonly<Record<Lane, { scratch: DeviceBuffer | undefined; generation: number }>> = {
+    main: { scratch: undefined, generation: 0 },
+    prompts: { scratch: undefined, generation: 0 },
+  };
   #runs = 0;
   #closed = false;
   #closing: Promise<void> | undefined;
@@ -116,12 +121,12 @@ export class GgmlDevice {
   }
 
   /** Counts moves of the scratch memory; tensors in an older one are invalid. */
-  get generation(): number {
-    return this.#generation;
+  generationOf(lane: Lane): number {
+    return this.#work[lane].generation;
   }
 
   get scratchBytes(): number {
-    return this.#scratch?.bytes ?? 0;
+    return this.#work.main.scratch?.bytes ?? 0;
   }
 
   /** Undefined for the processor. */
@@ -200,16 +205,17 @@ export class GgmlDevice {
     if (!this.#closed && this.#parts.pages) this.ggml.discard(at, bytes);
   }
 
-  /** The memory serves one graph at a time and may move (see `generation`). */
-  scratch(bytes: number): DeviceBuffer {
+  /** The memory serves one graph of a lane at a time and may move (see `generationOf`). */
+  scratch(bytes: number, lane: Lane = "main"): DeviceBuffer {
     this.assertOpen();
-    const had = this.#scratch;
+    const work = this.#work[lane];
+    const had = work.scratch;
     if (had !== undefined && had.bytes >= bytes) return had;
-    this.#scratch = undefined;
-    this.#generation += 1;
+    work.scratch = undefined;
+    work.generation += 1;
     had?.free();
-    this.#scratch = this.#larger(bytes, 2 * (had?.bytes ?? 0));
-    return this.#scratch;
+    work.scratch = this.#larger(bytes, 2 * (had?.bytes ?? 0));
+    return work.scratch;
   }
 
   /** Allocates the wished size, or `bytes` where that does not fit. */
@@ -245,10 +251,30 @@ export class GgmlDevice {
   /** Writes on other threads. The tensors stay until then; a close waits for it. */
   async setApart(writes: readonly TensorWrite[]): Promise<void> {
     const written = Promise.allSettled(writes.map(({ tensor, data }) => this.ggml.setTensorApart(tensor, data)));
-    this.#writes.add(written);
-    const failed = (await written).find(({ status }) => status === "rejected");
-    this.#writes.delete(written);
+    const failed = (await this.#noted(written)).find(({ status }) => status === "rejected");
     if (failed?.status === "rejected") throw failed.reason;
+  }
+
+  get computesBeside(): boolean {
+    return this.#parts.computeApart !== undefined;
+  }
+
+  /** The graph and its memory stay until then, and no other of the lane runs; a close waits for it. */
+  async computeApart(graph: Pointer, cost: GraphCost): Promise<void> {
+    this.assertOpen();
+    const { computeApart } = this.#parts;
+    if (computeApart === undefined) throw new TypeError(`${this.description} has one lane`);
+    this.#check(await this.#noted(computeApart(graph, cost)));
+  }
+
+  async #noted<T>(work: Promise<T>): Promise<T> {
+    const settled = work.catch(() => undefined);
+    this.#apart.add(settled);
+    try {
+      return await work;
+    } finally {
+      this.#apart.delete(settled);
+    }
   }
 
   compute(graph: Pointer, cost: GraphCost): void {
@@ -261,6 +287,10 @@ export class GgmlDevice {
     const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
     governor?.took(cost, threads, performance.now() - startedAt);
+    this.#check(status);
+  }
+
+  #check(status: number): void {
     if (status === 0) return;
     this.#fault = new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
     throw this.#fault;
@@ -276,7 +306,7 @@ export class GgmlDevice {
     this.#closed = true;
     this.warmPages.close();
     this.largePages.close();
-    if (this.#writes.size > 0) await Promise.all(this.#writes);
+    if (this.#apart.size > 0) await Promise.all(this.#apart);
     const { ggml } = this;
     for (const context of this.#contexts) ggml.ggml_free(context);
     for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);
@@ -329,11 +359,9 @@ interface CpuOptions {
 export class CpuDevice extends GgmlDevice {
   constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build, pages = true }: CpuOptions) {
     const ggml = ggmlLibrary(build);
-    const backend = ggml.ggml_backend_cpu_init();
-    if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
-    // The reference attention, whose sums do not depend on the number of rows or threads; it turns fusing off.
-    ggml.ggml_backend_cpu_set_use_ref(backend, true);
+    const backend = openCpu(ggml);
     const threadpool = startThreads(ggml, backend, threads);
+    let beside: ReturnType<typeof startBeside> | undefined;
     ggml.reportAborts(threads === 1);
     const packed = packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend));
     const amx = packed.some(({ name }) => name === "AMX");
@@ -351,16 +379,51 @@ export class CpuDevice extends GgmlDevice {
       packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
       governor,
-      close: () => ggml.ggml_threadpool_free(threadpool),
+      computeApart: (graph, cost) => {
+        beside ??= startBeside(ggml, threads);
+        return beside.compute(graph, cost);
+      },
+      close: () => {
+        ggml.ggml_threadpool_free(threadpool);
+        beside?.close();
+      },
     });
   }
 }
 
+/** The reference attention, whose sums do not depend on the number of rows or threads; it turns fusing off. */
+function openCpu(ggml: GgmlLibrary): Pointer {
+  const backend = ggml.ggml_backend_cpu_init();
+  if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
+  ggml.ggml_backend_cpu_set_use_ref(backend, true);
+  return backend;
+}
+
+/** A second backend, for graphs beside those of this thread; its threads do not spin between graphs. */
+function startBeside(ggml: GgmlLibrary, threads: number) {
+  const backend = openCpu(ggml);
+  const threadpool = startThreads(ggml, backend, threads, 0);
+  const governor = new ThreadGovernor(threads, () => performance.now());
+  const compute = async (graph: Pointer, cost: GraphCost): Promise<number> => {
+    const count = governor.choose(cost);
+    ggml.ggml_backend_cpu_set_n_threads(backend, count);
+    const startedAt = performance.now();
+    const status = await ggml.computeApart(backend, graph);
+    governor.took(cost, count, performance.now() - startedAt);
+    return status;
+  };
+  const close = (): void => {
+    ggml.ggml_backend_free(backend);
+    ggml.ggml_threadpool_free(threadpool);
+  };
+  return { compute, close };
+}
+
 /** ggml starts threads for each graph if it has no pool. */
-function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number): Pointer {
+function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number, poll = pollLevel): Pointer {
   const params = new Uint8Array(threadpoolParams.bytes);
   ggml.ggml_threadpool_params_init(params, threads);
-  new DataView(params.buffer).setUint32(threadpoolParams.poll, pollLevel, true);
+  new DataView(params.buffer).setUint32(threadpoolParams.poll, poll, true);
   const pool = ggml.ggml_threadpool_new(params);
   ggml.ggml_backend_cpu_set_threadpool(backend, pool);
   return pool;

@@ -7,6 +7,7 @@ import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
 import { ExpertGraphs, endsOf, type RowEnds } from "./expert-graphs.ts";
 import { createGgmlBackend } from "./index.ts";
+import { zerosFor } from "./matrix-storage.ts";
 import { Slab } from "./slab.ts";
 
 const ends: RowEnds = {
@@ -28,7 +29,9 @@ test("memory that only one matrix shares with the expert before is another exper
   const x = Float32Array.from({ length: width }, (_, i) => Math.sin(i));
   const rowOf = (graphs: ExpertGraphs, addresses: readonly bigint[]): Float32Array => {
     const y = new Float32Array(width);
-    graphs.run(shape, [{ addresses, rows: 1 }], ends, (name) => (name === "x" ? x : undefined)).read("y", y);
+    const graph = graphs.of(shape, [{ addresses, rows: 1 }], ends);
+    graph.run((name) => (name === "x" ? x : zerosFor(name)));
+    graph.read("y", y);
     return y;
   };
   const mixed = [a[0] as bigint, ...b.slice(1)];

@@ -2,12 +2,13 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
+import type { Lane } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import { columnsOf, computedRows, formsOf, type Part, type Product, partIndex, partsOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import type { WeightSource } from "./lowering.ts";
-import { storagesOf, zeroIds, zerosFor } from "./matrix-storage.ts";
+import { storagesOf, zeroIds } from "./matrix-storage.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 
@@ -20,7 +21,7 @@ const nodesPerOp = 5;
 export interface ExpertShape {
   readonly segment: Segment;
   readonly parts: readonly Part[];
-  readonly graphs: Recent<Built>;
+  readonly graphs: Readonly<Record<Lane, Recent<Built>>>;
 }
 
 /** An expert's matrices, and how many rows it multiplies. */
@@ -62,37 +63,37 @@ export class ExpertGraphs {
     const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, forms[name]])]);
     const known = this.#shapes.get(key);
     if (known !== undefined) return known;
-    const graphs = new Recent<Built>(
-      keptExpertsMax,
-      ({ graph }) => graph.free(),
-      ({ groups }) => groups.length,
-    );
-    const shape = { segment, parts: partsOf(this.#device, segment, forms), graphs };
+    const graphs = (): Recent<Built> =>
+      new Recent(
+        keptExpertsMax,
+        ({ graph }) => graph.free(),
+        ({ groups }) => groups.length,
+      );
+    const shape = { segment, parts: partsOf(this.#device, segment, forms), graphs: { main: graphs(), prompts: graphs() } };
     this.#shapes.set(key, shape);
     return shape;
   }
 
-  /** Computes consecutive rows of each expert and returns the graph, whose outputs can be read. */
-  run(shape: ExpertShape, experts: readonly ExpertRows[], ends: RowEnds, input: (name: string) => NodeJS.TypedArray | undefined): Graph {
+  /** A graph that computes consecutive rows of each expert; inputs that it has no `zerosFor` are the caller's. */
+  of(shape: ExpertShape, experts: readonly ExpertRows[], ends: RowEnds, lane: Lane = "main"): Graph {
     const sizes = experts.map(({ rows }) => rows);
-    const { graph, groups, of } = shape.graphs.take(
+    const { graph, groups, of } = shape.graphs[lane].take(
       `${ends.key} ${sizes}`,
       (built) => built.graph.valid,
-      () => this.#build(shape, sizes, ends),
+      () => this.#build(shape, sizes, ends, lane),
     );
     for (const [i, { addresses }] of experts.entries()) {
       if (of[i] === addresses) continue;
       for (const [part, tensor] of (groups[i] as Group).tensors.entries()) this.#device.pointAt(tensor, addresses[part] as Pointer);
       of[i] = addresses;
     }
-    graph.run((name) => zerosFor(name) ?? input(name));
     return graph;
   }
 
-  #build({ segment, parts }: ExpertShape, sizes: readonly number[], ends: RowEnds): Built {
+  #build({ segment, parts }: ExpertShape, sizes: readonly number[], ends: RowEnds, lane: Lane): Built {
     const groups: Group[] = [];
     const nodes = nodesPerOp * segment.ops.length + 2 * parts.length * sizes.length + 8;
-    const graph = buildGraph(this.#device, nodes, (build) => {
+    const work = (build: GraphBuilder): Readonly<Record<string, Value>> => {
       let total = 0;
       for (const rows of sizes) {
         groups.push({ from: total, rows, tensors: parts.map((part) => this.#placeholder(build, part)) });
@@ -102,8 +103,8 @@ export class ExpertGraphs {
       const values = new Map([[input.name, ends.begin(build, input.width, total)]]);
       lowerOps(build, segment.ops, values, { rows: total, weights: sourceOf(parts, groups, total), widths: widthsOf(segment) });
       return ends.end(build, values.get(output.name) as Value);
-    });
-    return { graph, groups, of: [] };
+    };
+    return { graph: buildGraph(this.#device, nodes, work, { lane }), groups, of: [] };
   }
 
   #placeholder(build: GraphBuilder, part: Part): Pointer {

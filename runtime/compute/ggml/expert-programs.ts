@@ -1,13 +1,13 @@
 // The experts of a processor, each in its slot of the layer's slab; many of them compute in one graph.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
-import type { BufferAllocator, Compiled, ExpertSlab, Inputs, KvCall, Outputs, Pause } from "../backend.ts";
+import type { BufferAllocator, Compiled, ExpertSlab, Inputs, KvCall, Lane, Outputs, Pause } from "../backend.ts";
 import { checkInputs } from "../call-checks.ts";
 import { inPieces, reusedBuffers } from "../output-buffers.ts";
 import type { GgmlDevice } from "./device.ts";
 import { ExpertGraphs, type ExpertShape, endsOf, inGraphs, paddedRows, type RowEnds, totalOf } from "./expert-graphs.ts";
 import type { Pointer } from "./functions.ts";
-import { storagesOf } from "./matrix-storage.ts";
+import { storagesOf, zerosFor } from "./matrix-storage.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { Slab } from "./slab.ts";
 import { dimensions } from "./types.ts";
@@ -35,7 +35,7 @@ class SingleExpert implements Compiled {
   }
 
   async run(inputs: Inputs, _kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs> {
-    const [outputs] = this.#experts.runAll(this.shape, [{ program: this, inputs }]) as [Outputs];
+    const [outputs] = (await this.#experts.runAll(this.shape, [{ program: this, inputs }])) as [Outputs];
     if (allocate === undefined) return outputs;
     const entries = Object.entries(outputs).map(([name, { shape, data }]) => {
       const own = allocate(name, data.length);
@@ -155,18 +155,21 @@ export class SingleExperts {
   }
 
   /** Results come in the order of the calls; undefined where some belong to another backend. */
-  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
+  async runMany(
+    calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[],
+    lane?: Lane,
+  ): Promise<readonly Outputs[] | undefined> {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
     if (experts.length !== calls.length) return undefined;
     const outputs = new Map<Call, Outputs>();
     for (const [at, [shape, own]] of [...Map.groupBy(experts, ({ program }) => program.shape)].entries()) {
-      for (const [i, output] of this.runAll(shape, own, `y${at}`).entries()) outputs.set(own[i] as Call, output);
+      for (const [i, output] of (await this.runAll(shape, own, at, lane)).entries()) outputs.set(own[i] as Call, output);
     }
     return experts.map((call) => outputs.get(call) as Outputs);
   }
 
-  /** Outputs lie in the kept memory of that name. */
-  runAll(shape: ExpertShape, calls: readonly Call[], name = "y0"): readonly Outputs[] {
+  /** Outputs lie in the kept memory of the lane and of that number. */
+  async runAll(shape: ExpertShape, calls: readonly Call[], at = 0, lane: Lane = "main"): Promise<readonly Outputs[]> {
     this.#device.assertOpen();
     const { segment } = shape;
     const [input, output] = endsOf(segment);
@@ -175,10 +178,10 @@ export class SingleExperts {
       const own = checkInputs(segment, call.inputs);
       return { call, own, addresses: call.program.addresses, rows: paddedRows(shape, own) };
     });
-    const next = inPieces(this.#kept(name, output.width * totalOf(sized)));
+    const next = inPieces(this.#kept(`y${at} ${lane}`, output.width * totalOf(sized)));
     const outputs = new Map<Call, Outputs>();
     for (const part of inGraphs(shape, sized)) {
-      const x = this.#kept("x", input.width * totalOf(part));
+      const x = this.#kept(`x ${lane}`, input.width * totalOf(part));
       const y = next(output.width * totalOf(part));
       const [nextX, nextY] = [inPieces(x), inPieces(y)];
       for (const { call, own, rows } of part) {
@@ -189,7 +192,11 @@ export class SingleExperts {
         const from = nextY(rows * output.width).subarray(0, own * output.width);
         outputs.set(call, { [output.name]: { shape: [own, output.width], data: from } });
       }
-      if (x.length > 0) this.graphs.run(shape, part, hostEnds, (name) => (name === "x" ? x : undefined)).read("y", y);
+      if (x.length === 0) continue;
+      const graph = this.graphs.of(shape, part, hostEnds, lane);
+      const running = graph.runInLane((name) => (name === "x" ? x : zerosFor(name)));
+      if (running) await running;
+      graph.read("y", y);
     }
     return calls.map((call) => outputs.get(call) as Outputs);
   }

@@ -1,4 +1,5 @@
 // Builds a graph: nodes in execution order, placed in scratch memory.
+import type { Lane } from "../backend.ts";
 import { planArena } from "./arena.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
@@ -49,6 +50,7 @@ export class GraphBuilder {
   readonly metadata: Metadata;
   readonly context: Pointer;
   readonly #graph: Pointer;
+  readonly #lane: Lane;
   readonly #owned: Owned[] = [];
   readonly #views: Pointer[] = [];
   readonly #inBlocks: { readonly tensor: Pointer; readonly owner: number; readonly offset: number }[] = [];
@@ -56,8 +58,9 @@ export class GraphBuilder {
   readonly #stacks = new Map<number, { readonly owner: number; rows: number }>();
   #step = 0;
 
-  constructor(device: GgmlDevice, nodes: number) {
+  constructor(device: GgmlDevice, nodes: number, lane: Lane = "main") {
     this.device = device;
+    this.#lane = lane;
     this.metadata = device.metadata(2 * nodes, 2 * nodes);
     this.context = this.metadata.context;
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
@@ -183,7 +186,7 @@ export class GraphBuilder {
       this.#owned.map((each, i) => (each.place === undefined && !together?.offsets.has(i) ? each : { ...each, bytes: 0 })),
       this.device.alignment,
     );
-    const scratch = this.device.scratch(bytes);
+    const scratch = this.device.scratch(bytes, this.#lane);
     const places = this.#owned.map(({ place }, i) => {
       const within = together?.offsets.get(i);
       const offset = within === undefined ? (offsets[i] as number) : (offsets[together?.owner as number] as number) + within;
@@ -199,6 +202,7 @@ export class GraphBuilder {
     for (const view of this.#views) ggml.ggml_backend_view_init(view);
     return new Graph(this.device, {
       metadata: this.metadata,
+      lane: this.#lane,
       graph: this.#graph,
       inputs: [...this.#inputs].map(([name, { owner }]) => {
         const { tensor, bytes } = this.#owned[owner as number] as Owned;
@@ -206,7 +210,7 @@ export class GraphBuilder {
       }),
       outputs: new Map(Object.entries(outputs)),
       together: together && { tensor: together.tensor, bytes: together.bytes, offsets: together.named },
-      cost: this.device.costs.of(
+      cost: this.device.costs[this.#lane].of(
         this.#step,
         this.#owned.reduce((sum, each) => sum + each.bytes, 0),
       ),
@@ -252,9 +256,9 @@ export function buildGraph(
   device: GgmlDevice,
   nodes: number,
   work: (build: GraphBuilder) => Readonly<Record<string, Value>>,
-  alone: ReadonlySet<string> = new Set(),
+  { alone = new Set(), lane }: { readonly alone?: ReadonlySet<string>; readonly lane?: Lane } = {},
 ): Graph {
-  const build = new GraphBuilder(device, nodes);
+  const build = new GraphBuilder(device, nodes, lane);
   try {
     return build.finish(work(build), alone);
   } catch (caught) {
@@ -265,6 +269,7 @@ export function buildGraph(
 
 interface Parts {
   readonly metadata: Metadata;
+  readonly lane: Lane;
   readonly graph: Pointer;
   readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
@@ -272,6 +277,8 @@ interface Parts {
   readonly together: { readonly tensor: Pointer; readonly bytes: number; readonly offsets: ReadonlyMap<string, number> } | undefined;
   readonly cost: GraphCost;
 }
+
+type InputsOf = (name: string) => NodeJS.TypedArray | undefined;
 
 export class Graph {
   readonly #device: GgmlDevice;
@@ -282,17 +289,29 @@ export class Graph {
   constructor(device: GgmlDevice, parts: Parts) {
     this.#device = device;
     this.#parts = parts;
-    this.#generation = device.generation;
+    this.#generation = device.generationOf(parts.lane);
     this.#cost = parts.cost;
   }
 
   /** False once the scratch memory has moved: build the graph again. */
   get valid(): boolean {
-    return this.#generation === this.#device.generation;
+    return this.#generation === this.#device.generationOf(this.#parts.lane);
   }
 
   /** Requires the full data of every input; anything missing would be old memory. */
-  run(input: (name: string) => NodeJS.TypedArray | undefined): void {
+  run(input: InputsOf): void {
+    this.#fill(input);
+    this.#device.compute(this.#parts.graph, this.#cost);
+  }
+
+  /** The same in its lane; undefined: it has run, and nothing else may before its outputs are read. */
+  runInLane(input: InputsOf): Promise<void> | undefined {
+    if (this.#parts.lane === "main") return void this.run(input);
+    this.#fill(input);
+    return this.#device.computeApart(this.#parts.graph, this.#cost);
+  }
+
+  #fill(input: InputsOf): void {
     this.#device.assertOpen();
     const { ggml } = this.#device;
     for (const { name, tensor, bytes } of this.#parts.inputs) {
@@ -300,11 +319,11 @@ export class Graph {
       if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
       ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }
-    this.#device.compute(this.#parts.graph, this.#cost);
   }
 
   /** Copies an output of the last run from a byte offset on. */
   read(name: string, into: NodeJS.TypedArray, offset = 0): void {
+    this.#device.assertOpen(); // it may have been closed while the lane computed
     const value = this.#parts.outputs.get(name);
     if (!value) throw new TypeError(`the graph has no output ${name}`);
     this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, offset, into.byteLength);

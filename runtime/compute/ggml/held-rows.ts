@@ -212,7 +212,7 @@ class Rows implements HeldRows {
   }
 
   #graph(nodes: number, work: (build: GraphBuilder) => Record<string, Value>): Graph {
-    return buildGraph(this.#holder.device, nodes + nodesBeside, work, new Set(["f", "x"]));
+    return buildGraph(this.#holder.device, nodes + nodesBeside, work, { alone: new Set(["f", "x"]) });
   }
 
   get #other(): 0 | 1 {

@@ -48,12 +48,14 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   splitPages(address: Pointer, bytes: number): void;
   /** Writes a whole tensor on a thread of libuv's pool; it and its memory must stay until then. */
   setTensorApart(tensor: Pointer, data: Uint8Array): Promise<void>;
+  /** Computes on such a thread and returns the status. */
+  computeApart(backend: Pointer, graph: Pointer): Promise<number>;
   setEnvironment(name: string, value: string): void;
   reportAborts(on: boolean): void;
 }
 
 /** koffi's C stack has 2 MiB and no overflow check; a driver that compiles a kernel needs more. */
-koffi.config({ sync_stack_size: 16 * 2 ** 20 });
+koffi.config({ sync_stack_size: 16 * 2 ** 20, async_stack_size: 2 * 2 ** 20 });
 
 /** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and the latter with `MAP_FIXED`. */
 const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32 } as const;
@@ -170,7 +172,6 @@ function load(cpuBuild?: string): GgmlLibrary {
   system.dlopen(baseFile, toStay); // first: the others need it
   const baseLibrary = koffi.load(baseFile);
   const base = bind(baseLibrary, baseFunctions);
-  const { async: setApart } = base.ggml_backend_tensor_set as unknown as { async(...args: unknown[]): void };
   // ggml's threads cannot call JavaScript, so its log becomes a C function that ignores its arguments.
   base.ggml_log_set(baseLibrary.symbol("ggml_time_us", "void") as Pointer, 0n);
   const version = base.ggml_version();
@@ -220,12 +221,8 @@ function load(cpuBuild?: string): GgmlLibrary {
     largePages: (address, bytes) => advise(address, bytes, advice.largePages),
     joinPages: (address, bytes) => advise(address, bytes, advice.joinPages),
     splitPages: (address, bytes) => void advise(address, bytes, advice.splitPages),
-    setTensorApart: async (tensor, data) => {
-      const { promise, resolve, reject } = Promise.withResolvers<void>();
-      const held = { data }; // nothing else keeps the memory while the other thread reads it
-      setApart(tensor, data, 0, data.byteLength, (error: unknown) => (error ? reject(error) : resolve(void held.data)));
-      await promise;
-    },
+    setTensorApart: (tensor, data) => apart(base.ggml_backend_tensor_set, [tensor, data, 0, data.byteLength]),
+    computeApart: (backend, graph) => apart(base.ggml_backend_graph_compute, [backend, graph]),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {
       if (!on) return void base.ggml_set_abort_callback(0n);
@@ -233,6 +230,18 @@ function load(cpuBuild?: string): GgmlLibrary {
       base.ggml_set_abort_callback(aborts);
     },
   };
+}
+
+/** Calls a function of C's on a thread of libuv's pool. */
+function apart<T>(call: (...args: never[]) => T, args: unknown[]): Promise<T> {
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const { async: start } = call as unknown as { async(...args: unknown[]): void };
+  start(...args, (error: unknown, result: T) => {
+    args.length = 0; // until now it kept the memory that the other thread reads
+    if (error) reject(error);
+    else resolve(result);
+  });
+  return promise;
 }
 
 function machineCode(system: Bound<typeof systemFunctions>, code: Uint8Array): ((argument: number) => void) | undefined {

@@ -3,7 +3,7 @@ import { checkIds } from "../../kernels/gather.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { BufferAllocator, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import type { BufferAllocator, Compiled, Inputs, KvCall, Lane, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../call-checks.ts";
 import { reusedBuffers } from "../output-buffers.ts";
 import { DenseWeights } from "./dense.ts";
@@ -54,7 +54,10 @@ export class DenseProgram implements Compiled {
   readonly #widths: ReadonlyMap<string, number>;
   readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
-  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
+  readonly #graphs: Readonly<Record<Lane, Recent<Built>>> = {
+    main: new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph)),
+    prompts: new Recent<Built>(graphsMax, ({ graph }) => graph.free()),
+  };
   #last: { readonly graph: Graph; readonly keptRow: NonNullable<Compiled["keptRow"]> } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
@@ -71,25 +74,26 @@ export class DenseProgram implements Compiled {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * parts;
   }
 
-  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept): Promise<Outputs> {
+  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept, lane: Lane = "main"): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
     const kv = this.#kvOps.length > 0 ? call : undefined;
-    const built = rows > 0 ? this.#graph(rows, kv) : undefined;
+    const built = rows > 0 ? this.#graph(rows, kv, lane) : undefined;
     const outputs = this.memoryOf(rows, allocate);
     const sums = new Float32Array(kv === undefined || this.#device.exact ? 0 : rows);
-    const compute = ({ graph, kv: own }: Built): void => {
-      graph.run((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? zerosFor(name));
+    const compute = async ({ graph, kv: own }: Built): Promise<void> => {
+      const running = graph.runInLane((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? zerosFor(name));
+      if (running) await running;
       const wanted = Object.entries(outputs).map(([name, { data }]) => [name, data] as const);
       graph.readAll(sums.length === 0 ? wanted : [...wanted, [sumsName, sums]]);
-      this.#last = { graph, keptRow: this.keptRows(graph, rows) };
+      if (lane === "main") this.#last = { graph, keptRow: this.keptRows(graph, rows) };
     };
-    if (built) compute(built);
+    if (built) await compute(built);
     // A second time with clamps, so that what the first one stored is gone.
     if (kv && !sums.every(Number.isFinite)) {
       const again = this.#build(rows, kv, true);
-      compute(again);
+      await compute(again);
       this.#drop(again.graph);
     }
     return outputs;
@@ -130,7 +134,7 @@ export class DenseProgram implements Compiled {
   }
 
   async dispose(): Promise<void> {
-    this.#graphs.clear();
+    for (const graphs of Object.values(this.#graphs)) graphs.clear();
     this.#weights.free();
   }
 
@@ -158,15 +162,15 @@ export class DenseProgram implements Compiled {
     graph.free();
   }
 
-  #graph(rows: number, kv: KvCall | undefined): Built {
-    return this.#graphs.take(
+  #graph(rows: number, kv: KvCall | undefined, lane: Lane): Built {
+    return this.#graphs[lane].take(
       kv ? kvKey(kv) : `${rows}`,
       ({ graph }) => graph.valid,
-      () => this.#build(rows, kv),
+      () => this.#build(rows, kv, this.#device.exact, lane),
     );
   }
 
-  #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact): Built {
+  #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact, lane: Lane = "main"): Built {
     const kv = call && new KvGraph(call, clamps);
     const graph = buildGraph(
       this.#device,
@@ -177,7 +181,7 @@ export class DenseProgram implements Compiled {
         if (kv && !this.#device.exact && first) found[sumsName] = sumsOfSquares(build, first);
         return found;
       },
-      this.keptOutputs,
+      { alone: this.keptOutputs, lane },
     );
     return { graph, kv };
   }

@@ -209,7 +209,7 @@ export class GgmlRange implements LayerRange {
         if (!build.device.exact) outputs.sums = sumsOfSquares(build, x);
         return Object.assign(outputs, { x });
       },
-      last?.keptOutputs,
+      last && { alone: last.keptOutputs },
     );
     return { graph, kv, slabs, ids };
   }

@@ -149,7 +149,7 @@ export class SortedRange {
           return {};
         },
       };
-      graphs.run(shape, part, ends, (name) => (name === "rows" ? own : undefined));
+      graphs.of(shape, part, ends).run((name) => (name === "rows" ? own : zerosFor(name)));
       from += total;
     }
     return places;

@@ -53,6 +53,18 @@ test("of two loads of one expert at once one stays, and the other goes while nob
   assert.deepEqual([gone, table.count], [1, 1]);
 });
 
+test("an expert goes while neither the backend nor the lane of prompts computes", async () => {
+  const gone: string[] = [];
+  const table = tableOf(Promise.resolve(), async () => void gone.push("gone"));
+  await table.load(0, 0, new Uint8Array(1));
+  const prompts = table.promptLock.run(async () => {
+    await macrotask();
+    gone.push("prompt");
+  });
+  await Promise.all([table.unload(0, 0), prompts, table.lock.run(async () => void gone.push("decode"))]);
+  assert.deepEqual(gone, ["decode", "prompt", "gone"]);
+});
+
 test("the memory of a unit goes with its load, unless the backend keeps it", async () => {
   for (const copies of [true, false]) {
     const unit = new Uint8Array(8);

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
 import { engineWorld } from "../../../test/kit/ranks/loaded-engine.ts";
+import type { Lane } from "../../compute/backend.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
@@ -27,9 +28,11 @@ class Stage {
   readonly inbox: (() => void)[] = [];
   fails = false;
   yields = 0;
+  /** Prefills end when it does, where they have a lane. */
+  lane: Promise<void> | undefined;
   readonly scheduler: FrameScheduler;
 
-  constructor() {
+  constructor(hasLane = false) {
     const experts = {
       lock: new Mutex(),
       prepare: (batch: PairBatch, _room?: unknown, origin: "local" | "remote" = "local"): ExpertWork => {
@@ -37,7 +40,8 @@ class Stage {
         return { batch, origin, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
       },
       release: () => {},
-      compute: async (shares: readonly Share<ExpertWork>[]) => {
+      compute: async (shares: readonly Share<ExpertWork>[], lane?: Lane) => {
+        if (lane === "prompts") await this.lane;
         if (this.fails) throw new Error("no device");
         const pairs = shares.map((share) => share.pairs.length);
         this.nowMs += pairs.reduce((a, b) => a + b, 0) * pairMs;
@@ -54,6 +58,7 @@ class Stage {
         for (const message of this.inbox.splice(0)) message();
       },
       pendingAnswers: () => (this.waits ? 1 : 0),
+      promptLock: hasLane ? new Mutex() : undefined,
       waitMs: 20,
       now: () => this.nowMs,
       yieldProcessor: () => {
@@ -177,6 +182,25 @@ test("between the pieces of a prefill the processor is left to others while they
   stage.nowMs += 1_000;
   await stage.scheduler.betweenGraphs();
   assert.equal(stage.yields, 1);
+});
+
+test("where prompts have a lane, frames that decode are answered while it computes, and nobody naps", async () => {
+  const stage = new Stage(true);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  stage.lane = promise;
+  await Promise.all([stage.ask("decode", 0, 1), stage.scheduler.serveWaiting()]);
+  const long = stage.ask("prefill", 0, 200);
+  await stage.scheduler.serveWaiting();
+  stage.kind = "prefill";
+  const own = stage.scheduler.ownExperts([{ ...ownDecode(2), phase: "prefill" }]);
+  const asked = stage.ask("decode", 1, 2);
+  await stage.scheduler.serveWaiting();
+  await asked;
+  assert.deepEqual(stage.log.splice(0), ["decode 0: 1", "decode 1: 2"]);
+  resolve();
+  await Promise.all([own, long]);
+  assert.deepEqual(stage.log, ["prefill 0: 16", "prefill 2: 3", "prefill 0: 128", "prefill 0: 56"], "by turns, in pieces of up to 20 ms");
+  assert.equal(stage.yields, 0);
 });
 
 test("frames fail with the device, alone, and the next are served", async () => {

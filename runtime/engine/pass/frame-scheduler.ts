@@ -7,6 +7,7 @@ import { Pace } from "../schedule/pace.ts";
 import { togetherMsMost } from "../schedule/ranks-in-step.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
 import type { FrameInbox } from "./frame-inbox.ts";
+import type { Mutex } from "./mutex.ts";
 
 /** Milliseconds that a decode frame may wait for a piece of a prefill. */
 const decodeWaitMs = 20;
@@ -34,6 +35,8 @@ export interface StepScheduler {
   took(rows: number, ms: number): void;
   layersAtOnce(kind: StepKind, rows: number): number;
   tookLayers(layers: number, rows: number, ms: number): void;
+  /** Graphs of prompts compute in their own lane now. */
+  readonly isBeside?: boolean;
   /** Undefined when nothing is waiting. */
   betweenGraphs(): Promise<void> | undefined;
   /** The own step's rows have passed this layer or are routed in it; undefined: nothing waits for them. */
@@ -55,6 +58,8 @@ export type StepClock = Readonly<Record<"ms" | "waitedMs", number>>;
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
+  /** Of the lane of prompts; unset where the backend has none. */
+  readonly promptLock?: Mutex | undefined;
   readonly inbox: FrameInbox;
   readonly takeMessages: () => void;
   /** Resolves once frames that arrived on sockets are queued; undefined while none are likely. */
@@ -78,6 +83,7 @@ export class FrameScheduler implements StepScheduler {
   /** Before this time own decode steps go before others' prefills. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #serving = false;
+  #servingBeside = false;
   /** Of all steps that run, and of the newest one. */
   #parts = 0;
   #newestParts = 1;
@@ -117,6 +123,10 @@ export class FrameScheduler implements StepScheduler {
 
   tookLayers(layers: number, rows: number, ms: number): void {
     this.#layerPace.took(layers * rows, ms);
+  }
+
+  get isBeside(): boolean {
+    return this.#options.promptLock !== undefined && (this.#pressed || this.#ownDecodes);
   }
 
   betweenGraphs(): Promise<void> | undefined {
@@ -268,8 +278,26 @@ export class FrameScheduler implements StepScheduler {
     const decodes = queue.nextDecode((layer, since) => this.#waitsForMore(layer, since, portions));
     if (decodes.length > 0) return decodes;
     if (queue.decodeWaits) this.#later();
+    if (this.isBeside) void this.#serveBeside();
+    if (this.#servingBeside) return [];
     const mayPrefill = left > 0 && (portions === 1 || !this.#ownRuns());
     return mayPrefill ? queue.nextPrefill(this.#expertPace.within(this.#portionMs())) : [];
+  }
+
+  /** Prefills in their lane, while this thread goes on. */
+  async #serveBeside(): Promise<void> {
+    if (this.#servingBeside) return;
+    this.#servingBeside = true;
+    try {
+      while (this.isBeside) {
+        const shares = this.#options.inbox.queue.nextPrefill(this.#expertPace.within(this.#pieceMs()));
+        if (shares.length === 0) return;
+        await this.#compute(shares);
+      }
+    } finally {
+      this.#servingBeside = false;
+    }
+    void this.serveWaiting();
   }
 
   /** More rows of this layer are about to come (../DECISIONS.md 11). */
@@ -291,7 +319,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** ../DECISIONS.md 2 */
   #yieldToOthers(): void {
-    if (this.#pressed) this.#options.yieldProcessor();
+    if (this.#pressed && !this.isBeside) this.#options.yieldProcessor();
   }
 
   get #pressed(): boolean {
@@ -309,7 +337,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** Others' decode frames wait that long. */
   #pieceMs(): number {
-    return this.#pressed ? decodeWaitPressedMs : Math.min(decodeWaitMs, this.#options.waitMs);
+    return this.#pressed && !this.isBeside ? decodeWaitPressedMs : Math.min(decodeWaitMs, this.#options.waitMs);
   }
 
   /** Own decode rows wait that long. */
@@ -332,11 +360,12 @@ export class FrameScheduler implements StepScheduler {
 
   async #run(shares: readonly Share<ExpertWork>[]): Promise<void> {
     const { experts, now } = this.#options;
-    await experts.lock.run(async () => {
+    const beside = this.isBeside && shares.every(({ frame }) => frame.phase === "prefill") ? this.#options.promptLock : undefined;
+    await (beside ?? experts.lock).run(async () => {
       const startedAt = now();
-      await experts.compute(shares);
+      await experts.compute(shares, beside ? "prompts" : "main");
       const ms = now() - startedAt;
-      if (this.#allWait) this.#waitedMs -= ms;
+      if (this.#allWait && !beside) this.#waitedMs -= ms;
       const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);
       if (shares.some(({ frame }) => frame.phase === "prefill")) this.#expertPace.took(pairs, ms);
     });
