@@ -3,7 +3,8 @@
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { GgmlDevice, Memory, Metadata } from "./device.ts";
+import type { Memory } from "./cpu-threads.ts";
+import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { WeightSource } from "./lowering.ts";

@@ -1,5 +1,6 @@
 // Finds the memory type in which a matrix of a given type and size multiplies fastest.
-import type { GgmlDevice, Memory } from "./device.ts";
+import type { Memory } from "./cpu-threads.ts";
+import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
