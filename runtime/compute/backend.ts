@@ -46,8 +46,8 @@ export interface KvCall {
 export type Inputs = Readonly<Record<string, Tensor>>;
 export type Outputs = Readonly<Record<string, Tensor>>;
 
-/** "prompts": on another thread, while the caller computes more, where the backend does that; one call at a time. */
-export type Lane = "main" | "prompts";
+/** "prefill": on another thread, while the caller computes more, where the backend does that; one call at a time. */
+export type ComputeQueue = "main" | "prefill";
 
 /** Returns an array of exactly that length; the caller decides how long it lives. */
 export type BufferAllocator = (output: string, length: number) => Float32Array;
@@ -55,7 +55,7 @@ export type BufferAllocator = (output: string, length: number) => Float32Array;
 export interface Compiled {
   readonly residentBytes: number;
   /** Outputs are valid until the next run of this program; an expert's until the next run of any expert. */
-  run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator, lane?: Lane): Promise<Outputs>;
+  run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator, queue?: ComputeQueue): Promise<Outputs>;
   /** A row of a `kept` output of the last run. Throws if anything else ran since. */
   keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;
@@ -172,8 +172,8 @@ export interface Backend extends Capabilities {
   /** True where candidates (kernels/candidates.ts) are faster than rows of logits. */
   readonly selectsTokens: boolean;
   readonly sharesCores: boolean;
-  /** True where the lane of prompts is another thread. */
-  readonly computesBeside?: boolean;
+  /** True where the prefill queue is another thread. */
+  readonly hasPrefillQueue?: boolean;
   /** True where steps of thousands of rows are faster and keep no score of each position. */
   takesManyRows(heads: Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">): boolean;
   /**
@@ -186,7 +186,7 @@ export interface Backend extends Capabilities {
   createRange(layers: readonly RangeLayer[], ends?: RangeEnds): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;
   /** Runs independent programs, in parallel where the backend can. Results come in the order of the calls. */
-  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[], lane?: Lane): Promise<readonly Outputs[]>;
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[], queue?: ComputeQueue): Promise<readonly Outputs[]>;
   /** An upper bound, known before the expert is loaded. */
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
   /** Undefined where the backend computes in the machine's memory. */

@@ -1,9 +1,9 @@
 // A ggml device: memory, scratch arena and the running of graphs; GPUs are in gpu.ts. It belongs to one thread, and its close frees
 // everything.
-import { cpus } from "node:os";
+import { availableParallelism, cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
-import type { DeviceMemory, Lane } from "../backend.ts";
+import type { ComputeQueue, DeviceMemory } from "../backend.ts";
 import { type Memory, openCpu, packedMemoriesOf, startBeside, startThreads } from "./cpu-threads.ts";
 import type { Pointer } from "./functions.ts";
 import { LargePages } from "./large-pages.ts";
@@ -59,7 +59,7 @@ export class GgmlDevice {
   readonly memories: readonly Memory[];
   readonly alignment: number;
   readonly largestBytes: number;
-  readonly costs: Readonly<Record<Lane, GraphCosts>> = { main: new GraphCosts(), prompts: new GraphCosts() };
+  readonly costs: Readonly<Record<ComputeQueue, GraphCosts>> = { main: new GraphCosts(), prefill: new GraphCosts() };
   readonly weightMemory = new WeightMemory(this);
   readonly warmPages = new WarmPages(this);
   readonly largePages = new LargePages(this);
@@ -72,12 +72,13 @@ export class GgmlDevice {
   readonly #contexts = new Set<Pointer>();
   /** What other threads do. */
   readonly #apart = new Set<Promise<unknown>>();
+  #graphsApart = 0;
   /** Byte offset of the data pointer in a tensor's struct. */
   #dataOffset: bigint | undefined;
   #threads = 0;
-  readonly #work: Readonly<Record<Lane, { scratch: DeviceBuffer | undefined; generation: number }>> = {
+  readonly #work: Readonly<Record<ComputeQueue, { scratch: DeviceBuffer | undefined; generation: number }>> = {
     main: { scratch: undefined, generation: 0 },
-    prompts: { scratch: undefined, generation: 0 },
+    prefill: { scratch: undefined, generation: 0 },
   };
   #runs = 0;
   #closed = false;
@@ -111,8 +112,8 @@ export class GgmlDevice {
   }
 
   /** Counts moves of the scratch memory; tensors in an older one are invalid. */
-  generationOf(lane: Lane): number {
-    return this.#work[lane].generation;
+  generationOf(queue: ComputeQueue): number {
+    return this.#work[queue].generation;
   }
 
   get scratchBytes(): number {
@@ -195,10 +196,10 @@ export class GgmlDevice {
     if (!this.#closed && this.#parts.pages) this.ggml.discard(at, bytes);
   }
 
-  /** The memory serves one graph of a lane at a time and may move (see `generationOf`). */
-  scratch(bytes: number, lane: Lane = "main"): DeviceBuffer {
+  /** The memory serves one graph of a queue at a time and may move (see `generationOf`). */
+  scratch(bytes: number, queue: ComputeQueue = "main"): DeviceBuffer {
     this.assertOpen();
-    const work = this.#work[lane];
+    const work = this.#work[queue];
     const had = work.scratch;
     if (had !== undefined && had.bytes >= bytes) return had;
     work.scratch = undefined;
@@ -245,16 +246,21 @@ export class GgmlDevice {
     if (failed?.status === "rejected") throw failed.reason;
   }
 
-  get computesBeside(): boolean {
+  get hasPrefillQueue(): boolean {
     return this.#parts.computeApart !== undefined;
   }
 
-  /** The graph and its memory stay until then, and no other of the lane runs; a close waits for it. */
+  /** The graph and its memory stay until then, and no other of the queue runs; a close waits for it. */
   async computeApart(graph: Pointer, cost: GraphCost): Promise<void> {
     this.assertOpen();
     const { computeApart } = this.#parts;
-    if (computeApart === undefined) throw new TypeError(`${this.description} has one lane`);
-    this.#check(await this.#noted(computeApart(graph, cost)));
+    if (computeApart === undefined) throw new TypeError(`${this.description} has one queue`);
+    this.#graphsApart += 1;
+    try {
+      this.#check(await this.#noted(computeApart(graph, cost)));
+    } finally {
+      this.#graphsApart -= 1;
+    }
   }
 
   async #noted<T>(work: Promise<T>): Promise<T> {
@@ -276,7 +282,8 @@ export class GgmlDevice {
     this.#runs += 1;
     const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
-    governor?.took(cost, threads, performance.now() - startedAt);
+    // Beside another graph, times say nothing of the threads.
+    if (this.#graphsApart === 0) governor?.took(cost, threads, performance.now() - startedAt);
     this.#check(status);
   }
 
@@ -369,10 +376,13 @@ export class CpuDevice extends GgmlDevice {
       packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
       governor,
-      computeApart: (graph, cost) => {
-        beside ??= startBeside(ggml, threads);
-        return beside.compute(graph, cost);
-      },
+      // Two threads would use up a quota of one processor early, and then both stand still.
+      ...(availableParallelism() > 1 && {
+        computeApart: (graph: Pointer, cost: GraphCost) => {
+          beside ??= startBeside(ggml, Math.max(1, threads >> 1));
+          return beside.compute(graph, cost);
+        },
+      }),
       close: () => {
         ggml.ggml_threadpool_free(threadpool);
         beside?.close();

@@ -2,7 +2,7 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Lane } from "../backend.ts";
+import type { ComputeQueue } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import { columnsOf, computedRows, formsOf, type Part, type Product, partIndex, partsOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
@@ -21,7 +21,7 @@ const nodesPerOp = 5;
 export interface ExpertShape {
   readonly segment: Segment;
   readonly parts: readonly Part[];
-  readonly graphs: Readonly<Record<Lane, Recent<Built>>>;
+  readonly graphs: Readonly<Record<ComputeQueue, Recent<Built>>>;
 }
 
 /** An expert's matrices, and how many rows it multiplies. */
@@ -69,18 +69,18 @@ export class ExpertGraphs {
         ({ graph }) => graph.free(),
         ({ groups }) => groups.length,
       );
-    const shape = { segment, parts: partsOf(this.#device, segment, forms), graphs: { main: graphs(), prompts: graphs() } };
+    const shape = { segment, parts: partsOf(this.#device, segment, forms), graphs: { main: graphs(), prefill: graphs() } };
     this.#shapes.set(key, shape);
     return shape;
   }
 
   /** A graph that computes consecutive rows of each expert; inputs that it has no `zerosFor` are the caller's. */
-  of(shape: ExpertShape, experts: readonly ExpertRows[], ends: RowEnds, lane: Lane = "main"): Graph {
+  of(shape: ExpertShape, experts: readonly ExpertRows[], ends: RowEnds, queue: ComputeQueue = "main"): Graph {
     const sizes = experts.map(({ rows }) => rows);
-    const { graph, groups, of } = shape.graphs[lane].take(
+    const { graph, groups, of } = shape.graphs[queue].take(
       `${ends.key} ${sizes}`,
       (built) => built.graph.valid,
-      () => this.#build(shape, sizes, ends, lane),
+      () => this.#build(shape, sizes, ends, queue),
     );
     for (const [i, { addresses }] of experts.entries()) {
       if (of[i] === addresses) continue;
@@ -90,7 +90,7 @@ export class ExpertGraphs {
     return graph;
   }
 
-  #build({ segment, parts }: ExpertShape, sizes: readonly number[], ends: RowEnds, lane: Lane): Built {
+  #build({ segment, parts }: ExpertShape, sizes: readonly number[], ends: RowEnds, queue: ComputeQueue): Built {
     const groups: Group[] = [];
     const nodes = nodesPerOp * segment.ops.length + 2 * parts.length * sizes.length + 8;
     const work = (build: GraphBuilder): Readonly<Record<string, Value>> => {
@@ -104,7 +104,7 @@ export class ExpertGraphs {
       lowerOps(build, segment.ops, values, { rows: total, weights: sourceOf(parts, groups, total), widths: widthsOf(segment) });
       return ends.end(build, values.get(output.name) as Value);
     };
-    return { graph: buildGraph(this.#device, nodes, work, { lane }), groups, of: [] };
+    return { graph: buildGraph(this.#device, nodes, work, { queue }), groups, of: [] };
   }
 
   #placeholder(build: GraphBuilder, part: Part): Pointer {

@@ -1,7 +1,7 @@
 // The experts of a processor, each in its slot of the layer's slab; many of them compute in one graph.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
-import type { BufferAllocator, Compiled, ExpertSlab, Inputs, KvCall, Lane, Outputs, Pause } from "../backend.ts";
+import type { BufferAllocator, Compiled, ComputeQueue, ExpertSlab, Inputs, KvCall, Outputs, Pause } from "../backend.ts";
 import { checkInputs } from "../call-checks.ts";
 import { inPieces, reusedBuffers } from "../output-buffers.ts";
 import type { GgmlDevice } from "./device.ts";
@@ -157,19 +157,19 @@ export class SingleExperts {
   /** Results come in the order of the calls; undefined where some belong to another backend. */
   async runMany(
     calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[],
-    lane?: Lane,
+    queue?: ComputeQueue,
   ): Promise<readonly Outputs[] | undefined> {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
     if (experts.length !== calls.length) return undefined;
     const outputs = new Map<Call, Outputs>();
     for (const [at, [shape, own]] of [...Map.groupBy(experts, ({ program }) => program.shape)].entries()) {
-      for (const [i, output] of (await this.runAll(shape, own, at, lane)).entries()) outputs.set(own[i] as Call, output);
+      for (const [i, output] of (await this.runAll(shape, own, at, queue)).entries()) outputs.set(own[i] as Call, output);
     }
     return experts.map((call) => outputs.get(call) as Outputs);
   }
 
-  /** Outputs lie in the kept memory of the lane and of that number. */
-  async runAll(shape: ExpertShape, calls: readonly Call[], at = 0, lane: Lane = "main"): Promise<readonly Outputs[]> {
+  /** Outputs lie in the kept memory of the queue and of that number. */
+  async runAll(shape: ExpertShape, calls: readonly Call[], at = 0, queue: ComputeQueue = "main"): Promise<readonly Outputs[]> {
     this.#device.assertOpen();
     const { segment } = shape;
     const [input, output] = endsOf(segment);
@@ -178,10 +178,10 @@ export class SingleExperts {
       const own = checkInputs(segment, call.inputs);
       return { call, own, addresses: call.program.addresses, rows: paddedRows(shape, own) };
     });
-    const next = inPieces(this.#kept(`y${at} ${lane}`, output.width * totalOf(sized)));
+    const next = inPieces(this.#kept(`y${at} ${queue}`, output.width * totalOf(sized)));
     const outputs = new Map<Call, Outputs>();
     for (const part of inGraphs(shape, sized)) {
-      const x = this.#kept(`x ${lane}`, input.width * totalOf(part));
+      const x = this.#kept(`x ${queue}`, input.width * totalOf(part));
       const y = next(output.width * totalOf(part));
       const [nextX, nextY] = [inPieces(x), inPieces(y)];
       for (const { call, own, rows } of part) {
@@ -193,7 +193,7 @@ export class SingleExperts {
         outputs.set(call, { [output.name]: { shape: [own, output.width], data: from } });
       }
       if (x.length === 0) continue;
-      const graph = this.graphs.of(shape, part, hostEnds, lane);
+      const graph = this.graphs.of(shape, part, hostEnds, queue);
       const running = graph.runInLane((name) => (name === "x" ? x : zerosFor(name)));
       if (running) await running;
       graph.read("y", y);

@@ -1,5 +1,5 @@
 // Builds a graph: nodes in execution order, placed in scratch memory.
-import type { Lane } from "../backend.ts";
+import type { ComputeQueue } from "../backend.ts";
 import { planArena } from "./arena.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
@@ -50,7 +50,7 @@ export class GraphBuilder {
   readonly metadata: Metadata;
   readonly context: Pointer;
   readonly #graph: Pointer;
-  readonly #lane: Lane;
+  readonly #queue: ComputeQueue;
   readonly #owned: Owned[] = [];
   readonly #views: Pointer[] = [];
   readonly #inBlocks: { readonly tensor: Pointer; readonly owner: number; readonly offset: number }[] = [];
@@ -58,9 +58,9 @@ export class GraphBuilder {
   readonly #stacks = new Map<number, { readonly owner: number; rows: number }>();
   #step = 0;
 
-  constructor(device: GgmlDevice, nodes: number, lane: Lane = "main") {
+  constructor(device: GgmlDevice, nodes: number, queue: ComputeQueue = "main") {
     this.device = device;
-    this.#lane = lane;
+    this.#queue = queue;
     this.metadata = device.metadata(2 * nodes, 2 * nodes);
     this.context = this.metadata.context;
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
@@ -186,7 +186,7 @@ export class GraphBuilder {
       this.#owned.map((each, i) => (each.place === undefined && !together?.offsets.has(i) ? each : { ...each, bytes: 0 })),
       this.device.alignment,
     );
-    const scratch = this.device.scratch(bytes, this.#lane);
+    const scratch = this.device.scratch(bytes, this.#queue);
     const places = this.#owned.map(({ place }, i) => {
       const within = together?.offsets.get(i);
       const offset = within === undefined ? (offsets[i] as number) : (offsets[together?.owner as number] as number) + within;
@@ -202,7 +202,7 @@ export class GraphBuilder {
     for (const view of this.#views) ggml.ggml_backend_view_init(view);
     return new Graph(this.device, {
       metadata: this.metadata,
-      lane: this.#lane,
+      queue: this.#queue,
       graph: this.#graph,
       inputs: [...this.#inputs].map(([name, { owner }]) => {
         const { tensor, bytes } = this.#owned[owner as number] as Owned;
@@ -210,7 +210,7 @@ export class GraphBuilder {
       }),
       outputs: new Map(Object.entries(outputs)),
       together: together && { tensor: together.tensor, bytes: together.bytes, offsets: together.named },
-      cost: this.device.costs[this.#lane].of(
+      cost: this.device.costs[this.#queue].of(
         this.#step,
         this.#owned.reduce((sum, each) => sum + each.bytes, 0),
       ),
@@ -256,9 +256,9 @@ export function buildGraph(
   device: GgmlDevice,
   nodes: number,
   work: (build: GraphBuilder) => Readonly<Record<string, Value>>,
-  { alone = new Set(), lane }: { readonly alone?: ReadonlySet<string>; readonly lane?: Lane } = {},
+  { alone = new Set(), queue }: { readonly alone?: ReadonlySet<string>; readonly queue?: ComputeQueue } = {},
 ): Graph {
-  const build = new GraphBuilder(device, nodes, lane);
+  const build = new GraphBuilder(device, nodes, queue);
   try {
     return build.finish(work(build), alone);
   } catch (caught) {
@@ -269,7 +269,7 @@ export function buildGraph(
 
 interface Parts {
   readonly metadata: Metadata;
-  readonly lane: Lane;
+  readonly queue: ComputeQueue;
   readonly graph: Pointer;
   readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
@@ -289,13 +289,13 @@ export class Graph {
   constructor(device: GgmlDevice, parts: Parts) {
     this.#device = device;
     this.#parts = parts;
-    this.#generation = device.generationOf(parts.lane);
+    this.#generation = device.generationOf(parts.queue);
     this.#cost = parts.cost;
   }
 
   /** False once the scratch memory has moved: build the graph again. */
   get valid(): boolean {
-    return this.#generation === this.#device.generationOf(this.#parts.lane);
+    return this.#generation === this.#device.generationOf(this.#parts.queue);
   }
 
   /** Requires the full data of every input; anything missing would be old memory. */
@@ -304,9 +304,9 @@ export class Graph {
     this.#device.compute(this.#parts.graph, this.#cost);
   }
 
-  /** The same in its lane; undefined: it has run, and nothing else may before its outputs are read. */
+  /** The same in its queue; undefined: it has run, and nothing else may before its outputs are read. */
   runInLane(input: InputsOf): Promise<void> | undefined {
-    if (this.#parts.lane === "main") return void this.run(input);
+    if (this.#parts.queue === "main") return void this.run(input);
     this.#fill(input);
     return this.#device.computeApart(this.#parts.graph, this.#cost);
   }
@@ -323,7 +323,7 @@ export class Graph {
 
   /** Copies an output of the last run from a byte offset on. */
   read(name: string, into: NodeJS.TypedArray, offset = 0): void {
-    this.#device.assertOpen(); // it may have been closed while the lane computed
+    this.#device.assertOpen(); // it may have been closed while the queue computed
     const value = this.#parts.outputs.get(name);
     if (!value) throw new TypeError(`the graph has no output ${name}`);
     this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, offset, into.byteLength);

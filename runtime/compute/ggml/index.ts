@@ -9,11 +9,11 @@ import type {
   BackendFactory,
   BackendOptions,
   Compiled,
+  ComputeQueue,
   DeviceMemory,
   ExpertSlab,
   Inputs,
   KvSpec,
-  Lane,
   LayerRange,
   ModelOptions,
   Outputs,
@@ -42,7 +42,7 @@ class GgmlBackend implements Backend {
   readonly numericClass: Backend["numericClass"];
   readonly prefillEqualsDecode: boolean;
   readonly sharesCores: boolean;
-  readonly computesBeside: boolean;
+  readonly hasPrefillQueue: boolean;
   readonly selectsTokens: boolean;
   readonly kvTypes: readonly KvType[];
   readonly kvPageBytes: number;
@@ -56,7 +56,7 @@ class GgmlBackend implements Backend {
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
     this.sharesCores = device.exact;
-    this.computesBeside = device.computesBeside;
+    this.hasPrefillQueue = device.hasPrefillQueue;
     this.selectsTokens = options.selects ?? !device.exact;
     this.#device = device;
     this.kvTypes = kvTypesOf(device);
@@ -101,8 +101,11 @@ class GgmlBackend implements Backend {
     return createGgmlKv(this.#device, spec);
   }
 
-  async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[], lane?: Lane): Promise<readonly Outputs[]> {
-    const together = await this.#experts.runMany(calls, lane);
+  async runMany(
+    calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[],
+    queue?: ComputeQueue,
+  ): Promise<readonly Outputs[]> {
+    const together = await this.#experts.runMany(calls, queue);
     if (together !== undefined) return together;
     const outputs: Outputs[] = [];
     for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
@@ -120,8 +123,8 @@ class GgmlBackend implements Backend {
   workBytes(layers: readonly Layer[], rows: number, { context, type = "f32" }: Pick<KvSpec, "context" | "type">): number {
     if (!this.#device.exact) return this.#device.scratchBytes;
     const sorted = Math.max(0, ...layers.map((layer) => (layer.kind === "moe" ? sortedBytes(this.#device, layer, rows) : 0)));
-    const lanes = this.computesBeside ? 2 : 1;
-    return sorted + (attendsByProducts(this.#device, type) ? lanes * scoresBytes(layers, rows, { type, length: lengthRead(context) }) : 0);
+    const queues = this.hasPrefillQueue ? 2 : 1;
+    return sorted + (attendsByProducts(this.#device, type) ? queues * scoresBytes(layers, rows, { type, length: lengthRead(context) }) : 0);
   }
 
   fault(): AppError | undefined {

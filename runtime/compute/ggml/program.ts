@@ -3,7 +3,7 @@ import { checkIds } from "../../kernels/gather.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { BufferAllocator, Compiled, Inputs, KvCall, Lane, Outputs } from "../backend.ts";
+import type { BufferAllocator, Compiled, ComputeQueue, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../call-checks.ts";
 import { reusedBuffers } from "../output-buffers.ts";
 import { DenseWeights } from "./dense.ts";
@@ -54,9 +54,9 @@ export class DenseProgram implements Compiled {
   readonly #widths: ReadonlyMap<string, number>;
   readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
-  readonly #graphs: Readonly<Record<Lane, Recent<Built>>> = {
+  readonly #graphs: Readonly<Record<ComputeQueue, Recent<Built>>> = {
     main: new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph)),
-    prompts: new Recent<Built>(graphsMax, ({ graph }) => graph.free()),
+    prefill: new Recent<Built>(graphsMax, ({ graph }) => graph.free()),
   };
   #last: { readonly graph: Graph; readonly keptRow: NonNullable<Compiled["keptRow"]> } | undefined;
 
@@ -74,12 +74,12 @@ export class DenseProgram implements Compiled {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * parts;
   }
 
-  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept, lane: Lane = "main"): Promise<Outputs> {
+  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept, queue: ComputeQueue = "main"): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
     const kv = this.#kvOps.length > 0 ? call : undefined;
-    const built = rows > 0 ? this.#graph(rows, kv, lane) : undefined;
+    const built = rows > 0 ? this.#graph(rows, kv, queue) : undefined;
     const outputs = this.memoryOf(rows, allocate);
     const sums = new Float32Array(kv === undefined || this.#device.exact ? 0 : rows);
     const compute = async ({ graph, kv: own }: Built): Promise<void> => {
@@ -87,7 +87,7 @@ export class DenseProgram implements Compiled {
       if (running) await running;
       const wanted = Object.entries(outputs).map(([name, { data }]) => [name, data] as const);
       graph.readAll(sums.length === 0 ? wanted : [...wanted, [sumsName, sums]]);
-      if (lane === "main") this.#last = { graph, keptRow: this.keptRows(graph, rows) };
+      if (queue === "main") this.#last = { graph, keptRow: this.keptRows(graph, rows) };
     };
     if (built) await compute(built);
     // A second time with clamps, so that what the first one stored is gone.
@@ -162,15 +162,15 @@ export class DenseProgram implements Compiled {
     graph.free();
   }
 
-  #graph(rows: number, kv: KvCall | undefined, lane: Lane): Built {
-    return this.#graphs[lane].take(
+  #graph(rows: number, kv: KvCall | undefined, queue: ComputeQueue): Built {
+    return this.#graphs[queue].take(
       kv ? kvKey(kv) : `${rows}`,
       ({ graph }) => graph.valid,
-      () => this.#build(rows, kv, this.#device.exact, lane),
+      () => this.#build(rows, kv, this.#device.exact, queue),
     );
   }
 
-  #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact, lane: Lane = "main"): Built {
+  #build(rows: number, call: KvCall | undefined, clamps = this.#device.exact, queue: ComputeQueue = "main"): Built {
     const kv = call && new KvGraph(call, clamps);
     const graph = buildGraph(
       this.#device,
@@ -181,7 +181,7 @@ export class DenseProgram implements Compiled {
         if (kv && !this.#device.exact && first) found[sumsName] = sumsOfSquares(build, first);
         return found;
       },
-      { alone: this.keptOutputs, lane },
+      { alone: this.keptOutputs, queue },
     );
     return { graph, kv };
   }

@@ -54,7 +54,7 @@ for (const [heads, kvHeads, type] of [
     const batch = await rows(new Array(slots).fill(from), 1);
     assert.deepEqual(batch.slice(0, width), part.slice(0, width));
     assert.deepEqual(batch.slice(-width), (await rows([from, from], 1)).slice(width), "of two whose slots were empty");
-    const counted = backend.workBytes([{ kind: "dense", block } as Layer], 64, { context: length, type }) / 2; // of each lane
+    const counted = backend.workBytes([{ kind: "dense", block } as Layer], 64, { context: length, type }) / 2; // of each queue
     assert.ok(device.scratchBytes <= counted + 16 * Mi, `${device.scratchBytes / Mi} of ${counted / Mi} MiB`);
     assert.ok(counted < 100 * Mi);
     await backend.close();

@@ -53,11 +53,11 @@ test("of two loads of one expert at once one stays, and the other goes while nob
   assert.deepEqual([gone, table.count], [1, 1]);
 });
 
-test("an expert goes while neither the backend nor the lane of prompts computes", async () => {
+test("an expert goes while neither the backend nor the prefill queue computes", async () => {
   const gone: string[] = [];
   const table = tableOf(Promise.resolve(), async () => void gone.push("gone"));
   await table.load(0, 0, new Uint8Array(1));
-  const prompts = table.promptLock.run(async () => {
+  const prompts = table.prefillLock.run(async () => {
     await macrotask();
     gone.push("prompt");
   });

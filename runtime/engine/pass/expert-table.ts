@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
-import type { Backend, BufferAllocator, Compiled, ExpertSlab, Lane } from "../../compute/backend.ts";
+import type { Backend, BufferAllocator, Compiled, ComputeQueue, ExpertSlab } from "../../compute/backend.ts";
 import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
@@ -48,8 +48,8 @@ interface Wanted {
 }
 
 export class ExpertTable {
-  /** Of the lane of prompts; whoever holds both took it first. */
-  readonly promptLock = new Mutex();
+  /** Of the prefill queue; whoever holds both took it first. */
+  readonly prefillLock = new Mutex();
   readonly lock = new Mutex();
   /** The work that will use an expert; its removal waits for it. */
   readonly #users = new Map<Compiled, Set<ExpertWork>>();
@@ -93,7 +93,7 @@ export class ExpertTable {
     const { store, codec } = this.#tools;
     const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
     const weights = store.decodeUnit(unit, codec, layer);
-    const compiled = await this.#alone(() => expertSlab.put(expert, weights, (until) => this.lock.pause(this.promptLock.pause(until))));
+    const compiled = await this.#alone(() => expertSlab.put(expert, weights, (until) => this.lock.pause(this.prefillLock.pause(until))));
     if (expertSlab.copies && unit.buffer instanceof ArrayBuffer) unit.buffer.transfer(0);
     if (row[expert]) await this.#alone(() => compiled.dispose());
     else {
@@ -123,9 +123,9 @@ export class ExpertTable {
     await this.#alone(() => compiled.dispose()); // a concurrent load of the same expert was faster
   }
 
-  /** While no lane computes. */
+  /** While no queue computes. */
   #alone<T>(work: () => Promise<T>): Promise<T> {
-    return this.promptLock.run(() => this.lock.run(work));
+    return this.prefillLock.run(() => this.lock.run(work));
   }
 
   /** Returns [pairs, width]; throws AppError `NotHosted`, which names missing experts, before it computes. */
@@ -177,20 +177,20 @@ export class ExpertTable {
     throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
   }
 
-  /** Computes pairs of one layer and any phases into their `out`. The caller holds the lock, or that of the lane. */
-  async compute(shares: readonly Share<ExpertWork>[], lane: Lane = "main"): Promise<void> {
+  /** Computes pairs of one layer and any phases into their `out`. The caller holds the lock, or that of the queue. */
+  async compute(shares: readonly Share<ExpertWork>[], queue: ComputeQueue = "main"): Promise<void> {
     const all = shares.flatMap(({ frame, pairs }) => pairs.map((pair) => ({ frame, pair })));
     if (all.length === 0) return;
     const started = performance.now();
     const { hidden } = this.#tools.program;
     const groups = groupPairs(all.length, (i) => expertOf(all[i] as Wanted));
-    const next = inPieces(this.#kept(lane, all.length * hidden));
+    const next = inPieces(this.#kept(queue, all.length * hidden));
     const calls = groups.map(({ key, pairs }) => {
       const data = next(pairs.length * hidden);
       for (let i = 0; i < pairs.length; i++) copyIn(data, i, all[pairs[i] as number] as Wanted, hidden);
       return { program: programOf(shares, key), inputs: { x: { shape: [pairs.length, hidden], data } } };
     });
-    const outputs = await this.#tools.backend.runMany(calls, lane);
+    const outputs = await this.#tools.backend.runMany(calls, queue);
     for (const [g, { pairs }] of groups.entries()) {
       const y = outputs[g]?.y?.data as Float32Array;
       for (let i = 0; i < pairs.length; i++) copyOut(y, i, all[pairs[i] as number] as Wanted, hidden);

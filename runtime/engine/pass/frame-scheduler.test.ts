@@ -5,7 +5,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { Phase, StepKind } from "../../../crds/telemetry.ts";
 import { engineWorld } from "../../../test/kit/ranks/loaded-engine.ts";
-import type { Lane } from "../../compute/backend.ts";
+import type { ComputeQueue } from "../../compute/backend.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
@@ -28,11 +28,11 @@ class Stage {
   readonly inbox: (() => void)[] = [];
   fails = false;
   yields = 0;
-  /** Prefills end when it does, where they have a lane. */
-  lane: Promise<void> | undefined;
+  /** Prefills end when it does, where they have a queue. */
+  queue: Promise<void> | undefined;
   readonly scheduler: FrameScheduler;
 
-  constructor(hasLane = false) {
+  constructor(hasQueue = false) {
     const experts = {
       lock: new Mutex(),
       prepare: (batch: PairBatch, _room?: unknown, origin: "local" | "remote" = "local"): ExpertWork => {
@@ -40,8 +40,8 @@ class Stage {
         return { batch, origin, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
       },
       release: () => {},
-      compute: async (shares: readonly Share<ExpertWork>[], lane?: Lane) => {
-        if (lane === "prompts") await this.lane;
+      compute: async (shares: readonly Share<ExpertWork>[], queue?: ComputeQueue) => {
+        if (queue === "prefill") await this.queue;
         if (this.fails) throw new Error("no device");
         const pairs = shares.map((share) => share.pairs.length);
         this.nowMs += pairs.reduce((a, b) => a + b, 0) * pairMs;
@@ -58,7 +58,7 @@ class Stage {
         for (const message of this.inbox.splice(0)) message();
       },
       pendingAnswers: () => (this.waits ? 1 : 0),
-      promptLock: hasLane ? new Mutex() : undefined,
+      prefillLock: hasQueue ? new Mutex() : undefined,
       waitMs: 20,
       now: () => this.nowMs,
       yieldProcessor: () => {
@@ -184,10 +184,10 @@ test("between the pieces of a prefill the processor is left to others while they
   assert.equal(stage.yields, 1);
 });
 
-test("where prompts have a lane, frames that decode are answered while it computes, and nobody naps", async () => {
+test("where prompts have a queue, frames that decode are answered while it computes, and nobody naps", async () => {
   const stage = new Stage(true);
   const { promise, resolve } = Promise.withResolvers<void>();
-  stage.lane = promise;
+  stage.queue = promise;
   await Promise.all([stage.ask("decode", 0, 1), stage.scheduler.serveWaiting()]);
   const long = stage.ask("prefill", 0, 200);
   await stage.scheduler.serveWaiting();

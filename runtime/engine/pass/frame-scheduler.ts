@@ -35,8 +35,8 @@ export interface StepScheduler {
   took(rows: number, ms: number): void;
   layersAtOnce(kind: StepKind, rows: number): number;
   tookLayers(layers: number, rows: number, ms: number): void;
-  /** Graphs of prompts compute in their own lane now. */
-  readonly isBeside?: boolean;
+  /** Graphs of prompts compute in their own queue now. */
+  readonly usesPrefillQueue?: boolean;
   /** Undefined when nothing is waiting. */
   betweenGraphs(): Promise<void> | undefined;
   /** The own step's rows have passed this layer or are routed in it; undefined: nothing waits for them. */
@@ -58,8 +58,8 @@ export type StepClock = Readonly<Record<"ms" | "waitedMs", number>>;
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
-  /** Of the lane of prompts; unset where the backend has none. */
-  readonly promptLock?: Mutex | undefined;
+  /** Of the prefill queue; unset where the backend has none. */
+  readonly prefillLock?: Mutex | undefined;
   readonly inbox: FrameInbox;
   readonly takeMessages: () => void;
   /** Resolves once frames that arrived on sockets are queued; undefined while none are likely. */
@@ -83,7 +83,7 @@ export class FrameScheduler implements StepScheduler {
   /** Before this time own decode steps go before others' prefills. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #serving = false;
-  #servingBeside = false;
+  #servingPrefills = false;
   /** Of all steps that run, and of the newest one. */
   #parts = 0;
   #newestParts = 1;
@@ -116,6 +116,8 @@ export class FrameScheduler implements StepScheduler {
   layersAtOnce(kind: StepKind, rows: number): number {
     const { inbox, now } = this.#options;
     if (kind === "decode" && now() - inbox.decodeAt >= framesForMs) return Number.POSITIVE_INFINITY;
+    // The engine's thread, which computes ranges, has others' frames to answer.
+    if (kind !== "decode" && this.usesPrefillQueue && this.#pressed) return 0;
     const layers = Math.floor(this.#layerPace.within(this.#pieceMs()) / rows);
     // A layer of many rows at once would hold up frames that still come.
     return kind !== "decode" && now() - inbox.decodeAt < framesForMs ? layers : Math.max(1, layers);
@@ -125,8 +127,8 @@ export class FrameScheduler implements StepScheduler {
     this.#layerPace.took(layers * rows, ms);
   }
 
-  get isBeside(): boolean {
-    return this.#options.promptLock !== undefined && (this.#pressed || this.#ownDecodes);
+  get usesPrefillQueue(): boolean {
+    return this.#options.prefillLock !== undefined && (this.#pressed || this.#ownDecodes);
   }
 
   betweenGraphs(): Promise<void> | undefined {
@@ -278,24 +280,24 @@ export class FrameScheduler implements StepScheduler {
     const decodes = queue.nextDecode((layer, since) => this.#waitsForMore(layer, since, portions));
     if (decodes.length > 0) return decodes;
     if (queue.decodeWaits) this.#later();
-    if (this.isBeside) void this.#serveBeside();
-    if (this.#servingBeside) return [];
+    if (this.usesPrefillQueue) void this.#servePrefills();
+    if (this.#servingPrefills) return [];
     const mayPrefill = left > 0 && (portions === 1 || !this.#ownRuns());
     return mayPrefill ? queue.nextPrefill(this.#expertPace.within(this.#portionMs())) : [];
   }
 
-  /** Prefills in their lane, while this thread goes on. */
-  async #serveBeside(): Promise<void> {
-    if (this.#servingBeside) return;
-    this.#servingBeside = true;
+  /** Prefills in their queue, while this thread goes on. */
+  async #servePrefills(): Promise<void> {
+    if (this.#servingPrefills) return;
+    this.#servingPrefills = true;
     try {
-      while (this.isBeside) {
+      while (this.usesPrefillQueue) {
         const shares = this.#options.inbox.queue.nextPrefill(this.#expertPace.within(this.#pieceMs()));
         if (shares.length === 0) return;
         await this.#compute(shares);
       }
     } finally {
-      this.#servingBeside = false;
+      this.#servingPrefills = false;
     }
     void this.serveWaiting();
   }
@@ -319,7 +321,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** ../DECISIONS.md 2 */
   #yieldToOthers(): void {
-    if (this.#pressed && !this.isBeside) this.#options.yieldProcessor();
+    if (this.#pressed && !this.usesPrefillQueue) this.#options.yieldProcessor();
   }
 
   get #pressed(): boolean {
@@ -337,7 +339,7 @@ export class FrameScheduler implements StepScheduler {
 
   /** Others' decode frames wait that long. */
   #pieceMs(): number {
-    return this.#pressed && !this.isBeside ? decodeWaitPressedMs : Math.min(decodeWaitMs, this.#options.waitMs);
+    return this.#pressed && !this.usesPrefillQueue ? decodeWaitPressedMs : Math.min(decodeWaitMs, this.#options.waitMs);
   }
 
   /** Own decode rows wait that long. */
@@ -360,10 +362,10 @@ export class FrameScheduler implements StepScheduler {
 
   async #run(shares: readonly Share<ExpertWork>[]): Promise<void> {
     const { experts, now } = this.#options;
-    const beside = this.isBeside && shares.every(({ frame }) => frame.phase === "prefill") ? this.#options.promptLock : undefined;
+    const beside = this.usesPrefillQueue && shares.every(({ frame }) => frame.phase === "prefill") ? this.#options.prefillLock : undefined;
     await (beside ?? experts.lock).run(async () => {
       const startedAt = now();
-      await experts.compute(shares, beside ? "prompts" : "main");
+      await experts.compute(shares, beside ? "prefill" : "main");
       const ms = now() - startedAt;
       if (this.#allWait && !beside) this.#waitedMs -= ms;
       const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);

@@ -177,11 +177,11 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
     };
     const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
     // Inside the lock, since waiting for it serves experts that others requested.
-    const lane = decodes === 0 && tools.scheduler.isBeside ? "prompts" : "main";
-    const lock = lane === "prompts" ? tools.experts.promptLock : tools.experts.lock;
+    const queue = decodes === 0 && tools.scheduler.usesPrefillQueue ? "prefill" : "main";
+    const lock = queue === "prefill" ? tools.experts.prefillLock : tools.experts.lock;
     const out = await lock.run(async () => {
       const startedAt = performance.now();
-      const outputs = await block.run(input, kv, pieceBuffers, lane);
+      const outputs = await block.run(input, kv, pieceBuffers, queue);
       const ms = performance.now() - startedAt;
       const decoded = Math.min(rows, Math.max(0, decodes - from));
       tools.times.add({ rows, decodes: decoded }, "dense", ms);

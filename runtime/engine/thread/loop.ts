@@ -55,7 +55,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ experts, inbox, now, yieldProcessor, takeMessages: drain },
     poll: () => connections.poll(),
     waitMs: limits.decodeWaitMs,
-    promptLock: backend.computesBeside ? experts.promptLock : undefined,
+    prefillLock: backend.hasPrefillQueue ? experts.prefillLock : undefined,
     pendingAnswers: () => outbound.pending,
   });
   const head = new Head(model.head, program, experts.lock);
