@@ -19,6 +19,7 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
   state: "active",
   suspect: false,
   queuedTokens,
+  requests: 0,
   numerics: "exact",
   ...rest,
 });
@@ -126,6 +127,7 @@ test("the chosen rank is active where one is, not suspect, and within the tie of
     state: fc.constantFrom("active", "joining", "draining", "lost") as fc.Arbitrary<Candidate["state"]>,
     suspect: fc.boolean(),
     queuedTokens: fc.nat(500),
+    requests: fc.nat(4),
     numerics: fc.constantFrom("", "exact"),
   });
   fc.assert(
@@ -221,6 +223,13 @@ test("a conversation goes to the rank that hosts most of its experts, and load s
     7,
   ).rank;
   assert.equal(chosen([0, 0, 0], { byHash: true }), byHash);
+  const open = [0, 0, 0];
+  for (let i = 0; i < 6; i++) {
+    const ranks = open.map((requests, rank) => worker(rank, 0, { requests }));
+    const { rank } = choose(ranks, i, { conversation });
+    open[rank as number] = (open[rank as number] as number) + 1;
+  }
+  assert.deepEqual(open.toSorted(), [1, 2, 3], "requests that come at once and queue few tokens spread all the same");
   assert.equal(chosen([0, 0, 0], { avoid: new Set([1]) }) === 1, false, "it has failed there");
   const alike = {
     hosts: new Map([

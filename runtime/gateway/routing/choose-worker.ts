@@ -9,6 +9,8 @@ export interface Candidate {
   readonly suspect: boolean;
   /** The count that this gateway knows. */
   readonly queuedTokens: number;
+  /** Open ones of this gateway. */
+  readonly requests: number;
   /** "" while unknown. */
   readonly numerics: string;
   /** Set, with its name, when it speaks another wire version. */
@@ -43,6 +45,8 @@ interface Wishes {
 const wirePrice = { token: 0.5, most: 8 * tieTokens };
 /** A smaller difference of parts is chance, and not worth leaving a warm prefix. */
 const alikePart = 0.05;
+/** A rank takes conversations for their experts while it has so many more requests at most: short ones queue few tokens. */
+const requestsMore = 1;
 
 export function choose(
   candidates: readonly Candidate[],
@@ -69,11 +73,18 @@ export function choose(
   const tokens = Math.min(wirePrice.most, wirePrice.token * (conversation?.tokens ?? 0));
   const saved = (candidate: Candidate): number => Math.max(0, partOf(candidate) - there) * tokens;
   const tied = byHash ? pool : pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens + saved(candidate));
-  const most = byHash ? 0 : Math.max(...tied.map(partOf)) - alikePart;
-  const best = tied
-    .filter((candidate) => byHash || partOf(candidate) >= most)
-    .reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
+  const parts = tied.map(partOf);
+  const alikeAll = byHash || Math.max(...parts) - Math.min(...parts) <= alikePart;
+  const best = (alikeAll ? tied : nearest(tied, partOf)).reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
   return { rank: best.rank, reason: "" };
+}
+
+/** Of those with about the fewest requests, the ones that host most. */
+function nearest(tied: readonly Candidate[], partOf: (candidate: Candidate) => number): readonly Candidate[] {
+  const fewest = Math.min(...tied.map(({ requests }) => requests));
+  const free = tied.filter(({ requests }) => requests <= fewest + requestsMore);
+  const most = Math.max(...free.map(partOf)) - alikePart;
+  return free.filter((candidate) => partOf(candidate) >= most);
 }
 
 const none = (reason: string): Choice => ({ rank: undefined, reason });

@@ -26,7 +26,7 @@ class Three implements Workers {
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { none: string } {
     const candidates = ["one", "one", "another"].map((numerics, rank): Candidate => {
       const lost = rank === 0 && this.#lost;
-      return { rank, numerics, state: lost ? "lost" : "active", suspect: false, queuedTokens: rank * 1_000 };
+      return { rank, numerics, state: lost ? "lost" : "active", suspect: false, requests: 0, queuedTokens: rank * 1_000 };
     });
     const { rank } = choose(candidates, 0, { ...shunned, ...(replay.length > 0 ? { numerics: "one" } : {}) });
     assert.ok(rank !== undefined);
@@ -79,7 +79,7 @@ class Turns implements Workers {
 
   start({ maxTokens }: Generation, replay: readonly number[], { avoid, busy }: Shunned): Attempt | { none: string } {
     const candidates = ["one", "one", "another"].map((numerics, rank): Candidate => {
-      return { rank, numerics, state: "active", suspect: this.#suspects.has(rank), queuedTokens: rank * 1_000 };
+      return { rank, numerics, state: "active", suspect: this.#suspects.has(rank), requests: 0, queuedTokens: rank * 1_000 };
     });
     const { rank } = choose(candidates, 0, { avoid, busy, ...(replay.length > 0 ? { numerics: "one" } : {}) });
     assert.ok(rank !== undefined);

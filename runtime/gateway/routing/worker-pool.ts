@@ -292,6 +292,7 @@ export class WorkerPool implements Workers {
       queuedTokens:
         sum([...worker.leases].map((lease) => lease.pendingTokens)) +
         (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
+      requests: worker.leases.size,
       numerics: worker.member.numerics ?? "",
       refused: worker.refused,
     }));
