@@ -104,7 +104,7 @@ export interface PlanOutput {
   readonly reason: string;
   /** Set when primaries were to be sharded anew; true when budget or memory left some for the next plan. */
   readonly resharding?: boolean;
-  /** Of a plan for them: the part of all rows that stay at their rank by it. */
+  /** The part of all rows that stay at their rank by a plan for them. */
   readonly kept?: number;
 }
 

@@ -137,7 +137,7 @@ export interface Judged {
 export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
   readonly noise: number;
-  /** Of a plan for rows that stay at their rank: their part of all, which counts for it as evenness does not. */
+  /** The part of all rows that stay at their rank by a plan for them, which counts for it as evenness does not. */
   readonly kept?: number | undefined;
 }
 

@@ -5,6 +5,7 @@ import { AppError } from "../../crds/common.ts";
 import type { BackendChoice, CodecName } from "../../crds/names.ts";
 import { formatBytes } from "../../crds/quantity.ts";
 import { createEngine, type Engine } from "../engine/engine.ts";
+import { sum } from "../placement/imbalance.ts";
 import { openTextModel } from "../text/text-thread.ts";
 import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
@@ -57,7 +58,7 @@ const fileBytesMax = 16 * 2 ** 20;
 /** Requests that the engine has at once: while one is rated, the next is computed. */
 const atOnce = 2;
 const progressMs = 5_000;
-/** Of a question with one of its answers. */
+/** The longest question with one of its answers. */
 const questionTokensMax = 4_096;
 
 const question = z
@@ -99,8 +100,8 @@ export function windowsOf(begin: readonly number[], ids: readonly number[], wind
 
 /** Perplexity and its standard error by the tokens' log-probabilities. */
 export function perplexityOf(logprobs: readonly number[]): Pick<TextScore, "perplexity" | "error"> {
-  const mean = logprobs.reduce((sum, each) => sum - each, 0) / logprobs.length;
-  const variance = logprobs.reduce((sum, each) => sum + (-each - mean) ** 2, 0) / Math.max(1, logprobs.length - 1);
+  const mean = -sum(logprobs) / logprobs.length;
+  const variance = sum(logprobs.map((each) => (each + mean) ** 2)) / Math.max(1, logprobs.length - 1);
   const perplexity = Math.exp(mean);
   return { perplexity, error: perplexity * Math.sqrt(variance / logprobs.length) };
 }
@@ -126,7 +127,7 @@ async function inOrder<T, R>(items: readonly T[], run: (item: T) => Promise<R>, 
 class Progress {
   readonly #log: Log;
   readonly #started = performance.now();
-  #told = this.#started;
+  #loggedAt = this.#started;
   #tokens = 0;
 
   constructor(log: Log) {
@@ -139,8 +140,8 @@ class Progress {
 
   add(tokens: number, line: () => string): void {
     this.#tokens += tokens;
-    if (performance.now() - this.#told < progressMs) return;
-    this.#told = performance.now();
+    if (performance.now() - this.#loggedAt < progressMs) return;
+    this.#loggedAt = performance.now();
     this.#log(`${line()}, ${this.tokensPerSecond.toFixed(0)} tokens/s`);
   }
 }
@@ -169,7 +170,6 @@ async function scoreText({ engine, progress, encode }: Model, text: string, wind
   return { windows: windows.length, tokens: rated.length, ...perplexityOf(rated) };
 }
 
-const sum = (values: readonly number[]): number => values.reduce((all, each) => all + each, 0);
 const likeliest = (values: readonly number[]): number => values.indexOf(Math.max(...values));
 
 async function scoreChoices({ engine, progress, encode }: Model, questions: readonly Question[]): Promise<ChoiceScore> {

@@ -46,7 +46,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/modelstore/delivery/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/modelstore/",
   "runtime/modelstore/weight-server/": `runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/
     runtime/modelstore/delivery/`,
-  "runtime/cli/": `runtime/kernels/ runtime/compute/ runtime/compute/ggml/library.ts runtime/engine/engine.ts runtime/text/
+  "runtime/cli/": `runtime/placement/imbalance.ts runtime/kernels/ runtime/compute/ runtime/compute/ggml/library.ts runtime/engine/engine.ts runtime/text/
     runtime/weights/`,
   "runtime/config.ts": "",
   "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts

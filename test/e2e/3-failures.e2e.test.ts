@@ -144,8 +144,6 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
  * milliseconds since the kill, or since the loss was declared.
  */
 async function strike(fault: string, kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
-  // A rank that has come back may be in the plan before gateways send it streams.
-  await until("all ranks to serve", async () => ((await activeRanks()) === 3 ? true : undefined), { timeoutMs: 60_000, everyMs: 200 });
   const before = await failovers();
   let alive: Promise<number> | undefined;
   await log.of(fault, async () => {

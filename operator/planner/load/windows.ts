@@ -62,6 +62,7 @@ export class LoadWindows {
   readonly #ranks = new Map<number, RankRecord>();
   readonly #byPhase: Record<Phase, Float64Array>;
   #openedAt: number;
+  #countsSources = false;
   #cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
@@ -95,7 +96,7 @@ export class LoadWindows {
     if (fault) return { ok: false, reason: fault };
     record.lastMs = now;
     // What tokens choose rests on no plan.
-    if (expected.length * window.routed.length <= sourceCellsMax) addSources(record, window.routed);
+    if (this.#countsSources && expected.length * window.routed.length <= sourceCellsMax) addSources(record, window.routed);
     // A window that began before the last reset mixes two plans: it only shows that the rank is alive.
     if (start < this.#cleanSince) return { ok: true };
     record.heard = true;
@@ -199,10 +200,16 @@ export class LoadWindows {
   sources(expected: readonly ExpectedRank[]): ReadonlyMap<number, Float32Array> | undefined {
     const known = expected.flatMap(({ rank, bootId }) => {
       const record = this.#ranks.get(rank);
-      const told = record?.bootId === bootId && record.sourceWindows >= sourceWindowsMin ? record.sources : undefined;
-      return told ? [[rank, told] as const] : [];
+      const counted = record?.bootId === bootId && record.sourceWindows >= sourceWindowsMin ? record.sources : undefined;
+      return counted ? [[rank, counted] as const] : [];
     });
     return known.length === expected.length ? new Map(known) : undefined;
+  }
+
+  /** Whether selections by each rank are counted; only plans for rows on the wire need them. */
+  countSources(wanted: boolean): void {
+    if (this.#countsSources && !wanted) this.forgetSources();
+    this.#countsSources = wanted;
   }
 
   forgetSources(): void {

@@ -243,9 +243,9 @@ class NearSearch {
   #isAllowed(steps: readonly Step[]): boolean {
     const change = this.#change(...steps);
     if (change.moves > 0 && !this.#ledger.fits(change)) return false;
-    const least = leastRows * this.#layer((steps.at(-1) as Step).layer).total;
-    if ((steps.at(-1) as Step).gain < least) return false;
-    if (steps.reduce((more, { was, is }) => more + is.crossed - was.crossed, 0) > 1e-9) return false;
+    const { layer: grown, gain: more } = steps.at(-1) as Step;
+    if (more < leastRows * this.#layer(grown).total) return false;
+    if (steps.reduce((all, { was, is }) => all + is.crossed - was.crossed, 0) > 1e-9) return false;
     const [lost, gained] = [-1, 1].map((sign) => steps.reduce((all, { gain }) => all + Math.max(0, sign * gain), 0)) as [number, number];
     return gained >= evictFactor * lost && steps.every(({ layer }) => this.#staysEven(layer, steps));
   }

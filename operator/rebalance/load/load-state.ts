@@ -176,8 +176,10 @@ export class LoadState {
     const { mode, policy, trigger, interval } = facts.spec.rebalancing;
     const allowed = trigger.imbalancePercent / 100 - 1;
     const wait = this.#nearWait * parseDuration(interval, "spec.rebalancing.interval");
-    if (mode !== "Auto" || this.#evenFor < evenForLeast || now - Math.max(this.#lastPlanAt, this.#nearAt) < wait) return undefined;
-    if (!(policies[policy] as PlacementPolicy).keepsNear || (this.#predicted ?? 1) > 1 + nearMargin * allowed) return undefined;
+    const isWanted = mode === "Auto" && (policies[policy] as PlacementPolicy).keepsNear === true;
+    this.windows.countSources(isWanted);
+    if (!isWanted || this.#evenFor < evenForLeast || now - Math.max(this.#lastPlanAt, this.#nearAt) < wait) return undefined;
+    if ((this.#predicted ?? 1) > 1 + nearMargin * allowed) return undefined;
     const sources = this.windows.sources(facts.expected);
     if (!sources) return undefined;
     [this.#nearAt, this.#nearWait] = [now, Math.min(nearWaitMost, 2 * this.#nearWait)];

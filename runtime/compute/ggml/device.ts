@@ -14,6 +14,7 @@ import { WarmPages } from "./warm-pages.ts";
 import { type DeviceBuffer, Spares, WeightMemory } from "./weight-memory.ts";
 
 const leastAlignment = 64;
+
 export interface Metadata {
   readonly context: Pointer;
   free(): void;

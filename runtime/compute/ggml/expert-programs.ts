@@ -194,7 +194,7 @@ export class SingleExperts {
       }
       if (x.length === 0) continue;
       const graph = this.graphs.of(shape, part, hostEnds, queue);
-      const running = graph.runInLane((name) => (name === "x" ? x : zerosFor(name)));
+      const running = graph.runInQueue((name) => (name === "x" ? x : zerosFor(name)));
       if (running) await running;
       graph.read("y", y);
     }

@@ -305,7 +305,7 @@ export class Graph {
   }
 
   /** The same in its queue; undefined: it has run, and nothing else may before its outputs are read. */
-  runInLane(input: InputsOf): Promise<void> | undefined {
+  runInQueue(input: InputsOf): Promise<void> | undefined {
     if (this.#parts.queue === "main") return void this.run(input);
     this.#fill(input);
     return this.#device.computeApart(this.#parts.graph, this.#cost);

@@ -40,9 +40,9 @@ export class Holder {
   readonly device: GgmlDevice;
   readonly parts: readonly Part[];
   readonly graphs: Recent<Built>;
-  /** By ascending rows. */
+  /** Ascending by rows. */
   readonly #free: Memory[] = [];
-  /** By layer and rows, the slab beside which their graphs were not to be had. */
+  /** The slab beside which graphs of a layer and so many rows were not to be had. */
   readonly #refused = new Map<string, Slab | undefined>();
   #count = 0;
 
@@ -162,7 +162,7 @@ class Rows implements HeldRows {
     return out;
   }
 
-  /** Of rows in place `at`. */
+  /** The graph of the layer's experts for rows in place `at`. */
   #expertsOf(layer: number, at: 0 | 1): Graph {
     const { moe, expertSlab } = this.#part(layer);
     const slab = expertSlab?.parted?.slab;
@@ -230,7 +230,7 @@ class Rows implements HeldRows {
   }
 }
 
-/** For experts elsewhere (-1) another one of their row that is here, if there is any: a row is made no number by itself alone. */
+/** Replaces experts elsewhere (-1) by another one of their row that is here, if there is any: a row is made no number by itself alone. */
 function withStandIns(ids: Int32Array, topK: number): Int32Array {
   const isHere = (expert: number): boolean => expert >= 0;
   const any = ids.find(isHere) as number;

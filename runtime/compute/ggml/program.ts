@@ -83,7 +83,7 @@ export class DenseProgram implements Compiled {
     const outputs = this.memoryOf(rows, allocate);
     const sums = new Float32Array(kv === undefined || this.#device.exact ? 0 : rows);
     const compute = async ({ graph, kv: own }: Built): Promise<void> => {
-      const running = graph.runInLane((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? zerosFor(name));
+      const running = graph.runInQueue((name) => inputs[name]?.data ?? (kv && own?.input(kv, name)) ?? zerosFor(name));
       if (running) await running;
       const wanted = Object.entries(outputs).map(([name, { data }]) => [name, data] as const);
       graph.readAll(sums.length === 0 ? wanted : [...wanted, [sumsName, sums]]);

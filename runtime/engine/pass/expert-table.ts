@@ -48,7 +48,7 @@ interface Wanted {
 }
 
 export class ExpertTable {
-  /** Of the prefill queue; whoever holds both took it first. */
+  /** The lock of the prefill queue; whoever holds both took it first. */
   readonly prefillLock = new Mutex();
   readonly lock = new Mutex();
   /** The work that will use an expert; its removal waits for it. */

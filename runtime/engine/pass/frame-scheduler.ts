@@ -58,7 +58,7 @@ export type StepClock = Readonly<Record<"ms" | "waitedMs", number>>;
 
 export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
-  /** Of the prefill queue; unset where the backend has none. */
+  /** The lock of the prefill queue; unset where the backend has none. */
   readonly prefillLock?: Mutex | undefined;
   readonly inbox: FrameInbox;
   readonly takeMessages: () => void;

@@ -29,7 +29,7 @@ export class HeldLayers {
   readonly #part: Part;
   #held: HeldRows | undefined;
   #passed = false;
-  /** Of the layer before. */
+  /** What other ranks add to the rows behind the layer before. */
   #sums: Float32Array | undefined;
 
   constructor(tools: StepTools, part: Part) {

@@ -79,7 +79,7 @@ export function choose(
   return { rank: best.rank, reason: "" };
 }
 
-/** Of those with about the fewest requests, the ones that host most. */
+/** The ones that host most, of those with about the fewest requests. */
 function nearest(tied: readonly Candidate[], partOf: (candidate: Candidate) => number): readonly Candidate[] {
   const fewest = Math.min(...tied.map(({ requests }) => requests));
   const free = tied.filter(({ requests }) => requests <= fewest + requestsMore);
