@@ -77,6 +77,10 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 10 minutes; operator/deployment/blue-green.test.ts and blue-green.int.test.ts have the same changes with played pods",
   "world.int":
     "wants a quiet machine for some minutes; deployments.int.test.ts has the same nodes and ranks, test/bench/world.test.ts the bytes of a large world",
+  "16-numerics": "takes 2 minutes; operator/rebalance/status/view.test.ts has ranks of two classes, test/bench kv the KV types",
+  "27-claims": "takes 2 minutes; operator/pods/claim-use.test.ts and operator/deployment/delivery.int.test.ts have both kinds of claim",
+  "28-hecate": "takes 3 minutes; 2-rebalance has the same tests of the default policy, test/sim the policy itself",
+  "cluster.int": "takes a minute; every e2e file runs on such a cluster",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };
 
@@ -228,7 +232,7 @@ function toRun(files: readonly string[], counts: Counts, target: Target): string
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
 
 /** Files of e2e tests that leave nodes, NATS and the operator in peace and mostly wait: two at a time, the longest first. */
-const besideOthers = ["5-memory", "9-status", "16-numerics", "8-long-streams", "19-clients"].map((name) => `/${name}.`);
+const besideOthers = ["5-memory", "9-status", "8-long-streams", "19-clients"].map((name) => `/${name}.`);
 
 /** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
 async function runE2e(filters: readonly string[], counts: Counts, target: Target): Promise<void> {
