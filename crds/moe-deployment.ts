@@ -14,9 +14,11 @@ import {
   defaultBackend,
   defaultCodec,
   defaultImageRollout,
+  defaultOversubscription,
   defaultPolicy,
   imageRollouts,
   kvTypes,
+  oversubscriptionModes,
   podBackendChoices,
   policyNames,
   rebalancingModes,
@@ -162,6 +164,10 @@ const experts = z
     memoryPerRank: quantity(
       "Resident bytes of experts each rank may hold: primaries, expert replicas and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
+    oversubscription: z.enum(oversubscriptionModes).default(defaultOversubscription).meta({
+      description:
+        "Allow: ranks may serve more experts than their memory holds; the most used ones stay in memory, and others are loaded from the node's disk when a token chooses them. Texts stay the same, and tokens wait for those loads. Never: experts that do not fit are refused.",
+    }),
     minExpertReplicas: z.int32().min(1).max(specBounds.expertReplicas).default(1).meta({
       description:
         "Expert replicas that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live expert replica.",

@@ -26,6 +26,11 @@ export const codecNames = ["q4_0", "iq4_nl", "f32", "f16", "bf16", "q8_0", "mxfp
 export type CodecName = (typeof codecNames)[number];
 export const defaultCodec: CodecName = "q4_0";
 
+/** `spec.experts.oversubscription`. */
+export const oversubscriptionModes = ["Never", "Allow"] as const;
+export type OversubscriptionMode = (typeof oversubscriptionModes)[number];
+export const defaultOversubscription: OversubscriptionMode = "Never";
+
 /** `spec.runtime.kvType`. */
 export const kvTypes = ["f32", "f16", "q8_0"] as const;
 export type KvType = (typeof kvTypes)[number];

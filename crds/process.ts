@@ -10,9 +10,11 @@ import {
   codecNames,
   defaultBackend,
   defaultLogLevel,
+  defaultOversubscription,
   kvTypes,
   type LogLevel,
   logLevels,
+  oversubscriptionModes,
   unknownFieldsModes,
 } from "./names.ts";
 import { natsOf, type OwnNats } from "./nats-access.ts";
@@ -129,6 +131,15 @@ export const workerProcess = {
     const { memoryPerRank } = deployment.spec.experts;
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
   }),
+  /** Allow: the rank serves more than its budget holds. */
+  oversubscription: rendered(
+    "ENODIA_EXPERT_OVERSUBSCRIPTION",
+    z.enum(oversubscriptionModes).default(defaultOversubscription),
+    ({ deployment }) => {
+      const { oversubscription } = deployment.spec.experts;
+      return oversubscription === defaultOversubscription ? undefined : oversubscription;
+    },
+  ),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
   /** Unset outside of pods. */
   wholeCpus: rendered("ENODIA_WHOLE_CPUS", optional(whole(0, 65_536)), ({ deployment }) =>

@@ -2,6 +2,7 @@
 import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+import { defaultOversubscription } from "../../../crds/names.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { headroom, processBytes } from "../../../crds/rank-memory.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
@@ -81,6 +82,8 @@ function leastRanks(model: ModelView, perRank: number): number {
 /** What no rank can start with, known before there is one. The limit does not count the memory of a device, and only a rank knows what Auto takes. */
 export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined): Refusal[] {
   const { experts, runtime } = spec;
+  if (experts.oversubscription !== defaultOversubscription)
+    return [{ reason: "FieldNotSupported", message: "spec.experts.oversubscription: no runtime of this version has it; leave it out" }];
   const mayUseDevice = usesDeviceMemory(runtime.backend) || runtime.backend === "Auto";
   if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
   const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");

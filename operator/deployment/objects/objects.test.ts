@@ -38,7 +38,7 @@ const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio:
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
   runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" },
-  experts: { memoryPerRank: "1Gi" },
+  experts: { oversubscription: "Allow", memoryPerRank: "1Gi" },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
   gateway: {
@@ -100,6 +100,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
     modelDir: "/models/a/b",
+    oversubscription: "Allow",
     weightServerDns: undefined,
   });
   assert.deepEqual(parseGatewayConfig(front), {
@@ -134,6 +135,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
+    oversubscription: "Never",
     weightServerDns: undefined,
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));

@@ -39,12 +39,13 @@ const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): ob
   ephemeral: cache?.ephemeral === undefined ? undefined : true,
 });
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
-  const { memoryPerRank } = experts;
+  const { memoryPerRank, oversubscription } = experts;
   const { kvPool = "Auto" } = runtime;
   return {
     model: modelFields(model),
     runtime: { ...runtime, kvPool },
     memoryPerRank,
+    oversubscription,
     window: rebalancing.trigger.window,
     nats: telemetry.nats,
     scheduling,
