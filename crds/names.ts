@@ -31,6 +31,23 @@ export const oversubscriptionModes = ["Never", "Allow"] as const;
 export type OversubscriptionMode = (typeof oversubscriptionModes)[number];
 export const defaultOversubscription: OversubscriptionMode = "Never";
 
+/** Predictors of experts (runtime/experts/prefetch) and evictions (runtime/experts/cache), belady for replays alone. */
+export const predictorNames = [
+  "next-gate",
+  "residual",
+  "path",
+  "transitions",
+  "affinity",
+  "last",
+  "frequency",
+  "ring",
+  "batch",
+  "random",
+] as const;
+export type PredictorName = (typeof predictorNames)[number];
+export const evictionNames = ["lru", "lfu", "belady"] as const;
+export type EvictionName = (typeof evictionNames)[number];
+
 /** `spec.runtime.kvType`. */
 export const kvTypes = ["f32", "f16", "q8_0"] as const;
 export type KvType = (typeof kvTypes)[number];

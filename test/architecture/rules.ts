@@ -25,6 +25,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
     runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/",
+  "runtime/experts/prefetch/": "runtime/placement/grid.ts runtime/kernels/",
+  "runtime/experts/cache/": "runtime/placement/grid.ts",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
@@ -116,6 +118,8 @@ export const pureFolders: readonly string[] = [
   "runtime/kernels/",
   "runtime/models/",
   "runtime/constraints/",
+  "runtime/experts/prefetch/",
+  "runtime/experts/cache/",
   "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",

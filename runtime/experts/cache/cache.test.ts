@@ -1,0 +1,56 @@
+// Evictions: Belady against every choice that there is, the others against it, and that old uses fade.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { uniform } from "../../kernels/random.ts";
+import { evictions } from "./index.ts";
+
+const grid = { layers: 2, experts: 3 };
+const units = 6;
+
+function misses(name: keyof typeof evictions, uses: Int32Array, slots: number): number {
+  const eviction = evictions[name].create({ grid, uses });
+  const resident = new Set<number>();
+  let missed = 0;
+  for (const unit of uses) {
+    eviction.use(unit);
+    if (resident.has(unit)) continue;
+    missed += 1;
+    if (resident.size === slots) resident.delete([...resident].toSorted((a, b) => eviction.worth(a) - eviction.worth(b))[0] as number);
+    resident.add(unit);
+  }
+  return missed;
+}
+
+/** The fewest misses of all choices. */
+function fewest(uses: readonly number[], slots: number, resident: readonly number[] = []): number {
+  const [unit, ...later] = uses;
+  if (unit === undefined) return 0;
+  if (resident.includes(unit)) return fewest(later, slots, resident);
+  if (resident.length < slots) return 1 + fewest(later, slots, [...resident, unit]);
+  return 1 + Math.min(...resident.map((out) => fewest(later, slots, [...resident.filter((each) => each !== out), unit])));
+}
+
+test("belady misses as few as the best of all choices, and neither lru nor lfu fewer, on 300 traces", () => {
+  const draw = uniform(3);
+  for (let trace = 0; trace < 300; trace++) {
+    const uses = Int32Array.from({ length: 12 }, () => Math.floor(draw() * units));
+    const slots = 2 + (trace % 3);
+    const best = misses("belady", uses, slots);
+    assert.equal(best, fewest([...uses], slots));
+    for (const name of ["lru", "lfu"] as const) assert.ok(misses(name, uses, slots) >= best, name);
+  }
+});
+
+test("lru forgets the oldest use, lfu the rarest, and lfu old ones after a while, however long it runs", () => {
+  const [lru, lfu] = [evictions.lru.create({ grid }), evictions.lfu.create({ grid })];
+  for (const unit of [0, 0, 0, 1]) for (const each of [lru, lfu]) each.use(unit);
+  assert.ok(lru.worth(0) < lru.worth(1));
+  assert.ok(lfu.worth(0) > lfu.worth(1));
+  for (let i = 0; i < 200_000; i++) lfu.use(1 + (i % 2));
+  assert.ok(lfu.worth(0) < lfu.worth(1) / 1e9);
+  assert.ok(Number.isFinite(lfu.worth(1)) && lfu.worth(1) > 0);
+});
+
+test("belady without the future is refused", () => {
+  assert.throws(() => evictions.belady.create({ grid }), /only a replay knows/);
+});
