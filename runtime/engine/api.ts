@@ -85,10 +85,10 @@ export interface EngineInfo extends ExpertGrid {
   /** Blocks of KV memory in all, and the positions of each. */
   readonly kvBlocks: number;
   readonly kvBlockTokens: number;
-  /** An upper bound for one resident expert, of the largest layer. */
+  /** An upper bound for one resident expert, the largest. */
   readonly expertResidentBytes: number;
-  /** The same per layer, 0 for a dense one. Unset: `expertResidentBytes` in all. */
-  readonly layerResidentBytes?: readonly number[] | undefined;
+  /** The same for each expert of each layer. Unset: all are alike. */
+  readonly unlikeResidentBytes?: readonly (readonly number[])[] | undefined;
   /** Expert rows per second; only ratios between ranks matter. */
   readonly speed: number;
   /** True when it computes on the machine's cores. */

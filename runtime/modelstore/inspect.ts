@@ -93,7 +93,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
   for (const codec of codecsOf(store.index)) {
     for (let layer = 0; layer < store.index.layers; layer++) {
       for (let expert = 0; expert < (store.layerShapes[layer]?.experts ?? 0); expert++) {
-        const matrices = store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer);
+        const matrices = store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer, expert);
         for (const [name, weight] of Object.entries(matrices))
           checkWeights(store.dir, `${name} of expert ${expert} of layer ${layer} (${codec})`, weight);
         units++;
@@ -132,7 +132,7 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
       const unitBytes = units.reduce((most, { bytes }) => Math.max(most, bytes), 0);
       const totalBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
       const report = { unitBytes, totalBytes, units: units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
-      const types = distinct(index.codecs[name]?.forms?.flat());
+      const types = distinct(index.codecs[name]?.forms?.flat(2));
       codecs[name] = types.length > 0 ? { ...report, types } : report;
     }
     const { architecture, modelDigest, layers, experts, topK, hidden, ffn } = index;

@@ -14,8 +14,10 @@ import {
   codecsOf,
   type ExpertIndex,
   expertIndexSchema,
+  formsOfUnit,
   type LayerShape,
   layerShapesOf,
+  listedExperts,
   type ModelStore,
   sizesOf,
   storeGrid,
@@ -131,10 +133,15 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
   units.forEach((layer, l) => {
     const { experts, matrices } = shapes[l] as LayerShape;
     if (layer.length !== experts) throw corrupt(dir, `${indexFile} lists a layer without ${experts} ${name} units`);
-    checkForms(dir, index.codecs[name]?.forms?.[l]?.length ?? 0, codecFor(name).asGiven ? matrices.length : 0, l);
-    const want = experts === 0 ? 0 : codecFor(name).unitBytes(unitShapeOf(index.codecs[name]?.forms?.[l], matrices));
-    const wrong = layer.find(({ bytes }) => bytes !== want);
-    if (wrong !== undefined) throw corrupt(dir, `${indexFile}: a ${name} unit has ${wrong.bytes} bytes, not ${want}`);
+    const listed = listedExperts(index.codecs[name]?.forms?.[l]);
+    if ((listed ?? experts) !== experts)
+      throw corrupt(dir, `${indexFile} lists the forms of ${listed} experts of layer ${l}, not of ${experts}`);
+    layer.forEach(({ bytes }, expert) => {
+      const forms = formsOfUnit(index.codecs[name] ?? {}, l, expert);
+      checkForms(dir, forms?.length ?? 0, codecFor(name).asGiven ? matrices.length : 0, `expert ${expert} of layer ${l}`);
+      const want = codecFor(name).unitBytes(unitShapeOf(forms, matrices));
+      if (bytes !== want) throw corrupt(dir, `${indexFile}: a ${name} unit has ${bytes} bytes, not ${want}`);
+    });
   });
   const ordered = units.flat().toSorted((a, b) => a.offset - b.offset);
   ordered.forEach((unit, i) => {
@@ -146,8 +153,8 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
 }
 
 /** A codec with `asGiven` needs a form for every matrix, others none. */
-function checkForms(dir: string, have: number, want: number, layer: number): void {
-  if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of layer ${layer}, not of ${want}`);
+function checkForms(dir: string, have: number, want: number, unit: string): void {
+  if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of ${unit}, not of ${want}`);
 }
 
 /** Throws AppError `CodecNotFound`. */
@@ -250,8 +257,8 @@ export async function openStore(dir: string): Promise<ModelStore> {
     open.catch(() => files.delete(codec)); // the file may be put back
     return open;
   };
-  const shapeOf = (codec: CodecName, layer: number) =>
-    unitShapeOf(codecEntry(dir, index, codec).forms?.[layer], layerShapes[layer]?.matrices ?? []);
+  const shapeOf = (codec: CodecName, layer: number, expert: number) =>
+    unitShapeOf(formsOfUnit(codecEntry(dir, index, codec), layer, expert), layerShapes[layer]?.matrices ?? []);
   return {
     dir,
     index,
@@ -262,12 +269,12 @@ export async function openStore(dir: string): Promise<ModelStore> {
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
     layerShapes,
-    decodeUnit(unit, codec, layer) {
-      const matrices = shapeOf(codec, layer);
+    decodeUnit(unit, codec, layer, expert) {
+      const matrices = shapeOf(codec, layer, expert);
       checkUnitLength(codecFor(codec), unit, matrices);
       return codecFor(codec).decode(unit, matrices);
     },
-    unitForms: (codec, layer) => codecFor(codec).forms(shapeOf(codec, layer)),
+    unitForms: (codec, layer, expert) => codecFor(codec).forms(shapeOf(codec, layer, expert)),
     async close() {
       await dense.close();
       for (const open of files.values()) await (await open).close();

@@ -9,7 +9,17 @@ import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type FolderTarget, writeFolder } from "./model-folder.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
-import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment, unitShapeOf } from "./store.ts";
+import {
+  type ExpertIndex,
+  expertIndexSchema,
+  formsOfUnit,
+  type LayerForms,
+  type LayerShape,
+  sizesOf,
+  storeVersion,
+  unitAlignment,
+  unitShapeOf,
+} from "./store.ts";
 
 export interface StoreSpec {
   /** Becomes config.json. */
@@ -21,8 +31,8 @@ export interface StoreSpec {
   readonly dense: readonly TensorToWrite[];
   /** Forms of dense tensors in blocks. */
   readonly denseForms?: ExpertIndex["denseForms"];
-  /** Forms of each layer's matrices, for codecs with `asGiven`. */
-  readonly forms?: NonNullable<ExpertIndex["codecs"][CodecName]>["forms"];
+  /** For codecs with `asGiven`, as in the index. */
+  readonly forms?: readonly LayerForms[];
   /** f32 or as stored, in memory that the writer takes over; called once per expert, layer by layer, one at a time. */
   expert(layer: number, expert: number): Promise<ExpertMatrices>;
   /** Additional files: name in the store to path. */
@@ -38,9 +48,10 @@ export interface WriteOptions extends FolderTarget {
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
 type Unit = CodecEntry["units"][number][number];
 
-function formsOf({ codecs, layers, forms }: StoreSpec, layer: number): readonly UnitForm[] {
+function formsOf({ codecs, layers, forms }: StoreSpec, layer: number, expert: number): readonly UnitForm[] {
   const matrices = layers[layer]?.matrices ?? [];
-  return codecs.map((name) => ({ name, parts: unitShapeOf(codecFor(name).asGiven ? forms?.[layer] : undefined, matrices) }));
+  const own = formsOfUnit({ forms }, layer, expert);
+  return codecs.map((name) => ({ name, parts: unitShapeOf(codecFor(name).asGiven ? own : undefined, matrices) }));
 }
 
 interface CodecFile {
@@ -102,15 +113,15 @@ async function writeUnits(work: string, spec: StoreSpec, { encoding, onProgress 
     }),
   );
   const of = spec.layers.reduce((sum, { experts }) => sum + experts, 0);
-  const layers = spec.layers.map(({ experts }, layer) => ({ experts, forms: formsOf(spec, layer) }));
+  const layers = spec.layers.map(({ experts }, layer) => Array.from({ length: experts }, (_, expert) => formsOf(spec, layer, expert)));
   const plan = encoding ?? planEncoding(layers, availableParallelism());
   const encoders = new UnitEncoders(plan.threads);
   const works = new SideBySide(plan.atOnce);
   let [written, done] = [0, 0];
   try {
-    for (const [layer, { experts, forms }] of layers.entries()) {
+    for (const [layer, experts] of layers.entries()) {
       for (const codec of out) codec.units.push([]);
-      for (let expert = 0; expert < experts; expert++) {
+      for (const [expert, forms] of experts.entries()) {
         const matrices = await spec.expert(layer, expert);
         const units = out.map((codec, i) => nextUnit(codec, layer, forms[i]?.parts ?? []));
         await works.start(async () => {
@@ -138,7 +149,7 @@ async function writeUnits(work: string, spec: StoreSpec, { encoding, onProgress 
   return Object.fromEntries(
     out.map(({ name, file, units }) => {
       const entry = { file, units };
-      return [name, codecFor(name).asGiven && spec.forms ? { ...entry, forms: spec.forms } : entry];
+      return [name, codecFor(name).asGiven && spec.forms ? { ...entry, forms: [...spec.forms] } : entry];
     }),
   );
 }

@@ -25,8 +25,8 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
   const checkpoint = await openCheckpoint(join(golden, "tiny-f32"));
   for (let layer = 0; layer < 2; layer++) {
     for (let expert = 0; expert < 4; expert++) {
-      const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32", layer);
-      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "iq4_nl"), "iq4_nl", layer);
+      const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32", layer, expert);
+      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "iq4_nl"), "iq4_nl", layer, expert);
       for (const matrix of ["w1", "w2", "w3"] as const) {
         const want = await checkpoint.read(`model.layers.${layer}.block_sparse_moe.experts.${expert}.${matrix}.weight`);
         const have = exact[matrix]!;
@@ -135,7 +135,7 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   await importMoe({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
   const f32Only = await openStore(single);
   await assert.rejects(f32Only.readUnit(0, 0, "iq4_nl"), refusal("CodecNotFound", /expertCodec/));
-  assert.throws(() => f32Only.unitForms("source", 0), refusal("CodecNotFound", /holds no source experts, only f32/));
+  assert.throws(() => f32Only.unitForms("source", 0, 0), refusal("CodecNotFound", /holds no source experts, only f32/));
   await f32Only.close();
 });
 

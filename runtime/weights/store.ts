@@ -27,6 +27,8 @@ const layerShapeSchema = z.object({
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
+const matrixForms = z.array(z.enum(storedForms)).max(matricesMax);
+
 export const expertIndexSchema = z.object({
   version: z.literal(storeVersion),
   /** SHA-256 over config.json, the dense tensors' hashes and every unit hash, in order; ranks must agree on it. */
@@ -51,15 +53,38 @@ export const expertIndexSchema = z.object({
     z.object({
       file: z.string().regex(/^[\w.-]+$/),
       units: z.array(z.array(z.object({ offset: z.number().int().min(0), bytes: z.number().int().min(1), sha256 }))),
-      /** forms[layer][matrix], for codecs with `asGiven`. */
+      /** For codecs with `asGiven`: per layer the forms of its matrices, or a list of them for each expert where experts differ. */
       forms: z
-        .array(z.array(z.enum(storedForms)).max(matricesMax))
+        .array(z.union([matrixForms, z.array(matrixForms).min(1).max(4096)]))
         .max(1024)
         .optional(),
     }),
   ),
 });
 export type ExpertIndex = z.infer<typeof expertIndexSchema>;
+type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
+export type LayerForms = NonNullable<CodecEntry["forms"]>[number];
+
+const isPerExpert = (forms: LayerForms): forms is StoredForm[][] => Array.isArray(forms[0]);
+
+/** Undefined where all experts of the layer are alike. */
+export const listedExperts = (forms: LayerForms = []): number | undefined => (isPerExpert(forms) ? forms.length : undefined);
+
+/** Of the expert's matrices; undefined for codecs that have their own. */
+export function formsOfUnit(
+  { forms }: { readonly forms?: readonly LayerForms[] | undefined },
+  layer: number,
+  expert: number,
+): readonly StoredForm[] | undefined {
+  const own = forms?.[layer];
+  return own !== undefined && isPerExpert(own) ? (own[expert] ?? []) : own;
+}
+
+/** The short form if possible. */
+export function layerForms(experts: readonly (readonly StoredForm[])[]): LayerForms {
+  const [first = []] = experts;
+  return experts.every((forms) => forms.join() === first.join()) ? [...first] : experts.map((forms) => [...forms]);
+}
 
 /** Sorted, since the model digest depends on the order. */
 export function codecsOf({ codecs }: Pick<ExpertIndex, "codecs">): CodecName[] {
@@ -129,7 +154,7 @@ export interface ModelStore {
   /** Verified against its hash; throws AppError `CorruptShard`. */
   readUnit(layer: number, expert: number, codec: CodecName): Promise<Uint8Array>;
   /** Avoids copies where alignment allows. */
-  decodeUnit(unit: Uint8Array, codec: CodecName, layer: number): Weights;
-  unitForms(codec: CodecName, layer: number): WeightForms;
+  decodeUnit(unit: Uint8Array, codec: CodecName, layer: number, expert: number): Weights;
+  unitForms(codec: CodecName, layer: number, expert: number): WeightForms;
   close(): Promise<void>;
 }

@@ -7,15 +7,15 @@ import type { EngineInfo } from "../engine/engine.ts";
 import { cellValues, type ExpertGrid, expertsIn } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
 
-type Resident = ExpertGrid & Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes">;
+type Resident = ExpertGrid & Pick<EngineInfo, "expertResidentBytes" | "unlikeResidentBytes">;
 
-export function residentBytesIn(info: Resident, layer: number): number {
-  return info.layerResidentBytes?.[layer] ?? info.expertResidentBytes;
+export function residentBytesOf(info: Resident, layer: number, expert: number): number {
+  return info.unlikeResidentBytes?.[layer]?.[expert] ?? info.expertResidentBytes;
 }
 
 export function residentCells(info: Resident): number[] {
-  if (info.layerResidentBytes === undefined) return [info.expertResidentBytes];
-  return cellValues(info, (layer) => residentBytesIn(info, layer));
+  if (info.unlikeResidentBytes === undefined) return [info.expertResidentBytes];
+  return cellValues(info, (layer, expert) => residentBytesOf(info, layer, expert));
 }
 
 export function storedCells(index: Pick<ModelStore["index"], "codecs">, info: ExpertGrid & Pick<EngineInfo, "codec">): number[] {

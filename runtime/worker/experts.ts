@@ -24,7 +24,7 @@ import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
 import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";
-import { residentBytesIn } from "./expert-bytes.ts";
+import { residentBytesOf } from "./expert-bytes.ts";
 import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
@@ -81,7 +81,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   });
   const residents = new ResidentSet({
     budgetBytes: options.budgetBytes,
-    bytesOf: ({ layer }) => residentBytesIn(info, layer),
+    bytesOf: ({ layer, expert }) => residentBytesOf(info, layer, expert),
     now: () => performance.now(),
   });
   const reads = new StoreReads(store, info.codec);

@@ -54,7 +54,7 @@ function storedModel(store: ModelStore): ModelWeights {
     program: programOf(store.config),
     weights: async ({ weights }) =>
       Object.fromEntries(await Promise.all(weights.map(async ({ name }) => [name, await store.readDense(name)] as const))),
-    expert: async (layer, expert) => store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer),
+    expert: async (layer, expert) => store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer, expert),
   };
 }
 

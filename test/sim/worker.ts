@@ -310,7 +310,10 @@ export class SimWorker {
 function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
   return {
     ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
-    ...{ layerExperts: shape.layerExperts, layerResidentBytes: shape.layerBytes },
+    ...{
+      layerExperts: shape.layerExperts,
+      unlikeResidentBytes: shape.layerBytes?.map((bytes) => new Array<number>(shape.experts).fill(bytes)),
+    },
     ...{
       vocab: 1,
       codec: "f32",

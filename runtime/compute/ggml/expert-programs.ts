@@ -7,6 +7,7 @@ import { inPieces, reusedBuffers } from "../output-buffers.ts";
 import type { GgmlDevice } from "./device.ts";
 import { ExpertGraphs, type ExpertShape, endsOf, inGraphs, paddedRows, type RowEnds, totalOf } from "./expert-graphs.ts";
 import type { Pointer } from "./functions.ts";
+import type { SlabHolder } from "./layer-parts.ts";
 import { storagesOf, zerosFor } from "./matrix-storage.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { Slab } from "./slab.ts";
@@ -58,8 +59,8 @@ class SingleExpertSlab implements ExpertSlab {
   readonly #experts: SingleExperts;
   readonly #segment: Segment;
   readonly #count: number;
-  #shape: ExpertShape | undefined;
-  #slab: Slab | undefined;
+  /** One for each form that experts have. */
+  readonly #slabs = new Map<ExpertShape, Slab>();
 
   constructor(device: GgmlDevice, experts: SingleExperts, segment: Segment, count: number) {
     this.#device = device;
@@ -86,38 +87,39 @@ class SingleExpertSlab implements ExpertSlab {
   #placeFor(slot: number, shape: ExpertShape): Place {
     const slab = this.#allocate(shape, slot);
     if (slab === undefined) return new SingleExpertSlab(this.#device, this.#experts, this.#segment, 1).#placeFor(0, shape);
-    return { slab, slot, leave: () => this.#leave(slab, slot) };
+    return { slab, slot, leave: () => this.#leave(shape, slot) };
   }
 
-  /** The slab of all experts, each in the slot of its number; undefined while some are missing. */
+  /** The slab of all experts, each in the slot of its number; undefined while some are missing or unlike. */
   get whole(): Slab | undefined {
-    return this.#slab?.used === this.#count ? this.#slab : undefined;
+    const [slab] = this.#slabs.values();
+    return slab?.used === this.#count ? slab : undefined;
   }
 
-  get sorted(): { readonly graphs: ExpertGraphs; readonly shape: ExpertShape; readonly slab: Slab } | undefined {
-    const { whole: slab } = this;
-    return slab && { graphs: this.#experts.graphs, shape: this.#shape as ExpertShape, slab };
+  get sorted(): SlabHolder["sorted"] {
+    let used = 0;
+    for (const slab of this.#slabs.values()) used += slab.used;
+    return used === this.#count ? { graphs: this.#experts.graphs, slabs: this.#slabs } : undefined;
   }
 
-  /** Undefined where the layer's slab cannot take it: the slot is taken, the shape differs, or address space is missing. */
+  /** Undefined where the layer's slab cannot take it: the slot is taken, or address space is missing. */
   #allocate(shape: ExpertShape, expert: number): Slab | undefined {
-    if (this.#slab === undefined) {
-      try {
-        this.#slab = new Slab(this.#device, shape.parts, this.#count);
-      } catch (caught) {
-        if (this.#count === 1 || !isOutOfMemory(caught)) throw caught;
-        return undefined;
-      }
-      this.#shape = shape;
+    try {
+      const slab = this.#slabs.get(shape) ?? new Slab(this.#device, shape.parts, this.#count);
+      this.#slabs.set(shape, slab);
+      return slab.isTaken(expert) ? undefined : slab;
+    } catch (caught) {
+      if (this.#count === 1 || !isOutOfMemory(caught)) throw caught;
+      return undefined;
     }
-    return this.#shape === shape && !this.#slab.isTaken(expert) ? this.#slab : undefined;
   }
 
-  #leave(slab: Slab, expert: number): void {
+  #leave(shape: ExpertShape, expert: number): void {
+    const slab = this.#slabs.get(shape) as Slab;
     slab.drop(expert);
     if (!slab.idle) return;
     slab.free();
-    this.#slab = undefined;
+    this.#slabs.delete(shape);
   }
 }
 

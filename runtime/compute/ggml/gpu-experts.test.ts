@@ -5,6 +5,8 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
+import type { Weights } from "../../kernels/weights.ts";
+import { codecFor } from "../../weights/codecs/index.ts";
 import { CpuDevice } from "./device.ts";
 import { SingleExperts } from "./expert-programs.ts";
 import { Experts } from "./gpu-experts.ts";
@@ -87,5 +89,35 @@ test("experts that come and go, so that slabs grow and shrink, answer what they 
     }),
     { numRuns: 8 },
   );
+  device.close();
+});
+
+test("experts of unlike forms share a slab for each form, answer what they did alone, and leave the layer whole when like ones follow", async () => {
+  const [experts, device] = [8, new CpuDevice({ threads: 1 })];
+  const slabs = new Experts(device);
+  const expertSlab = slabs.expertSlab(segment, experts);
+  const formed = (number: number, form: "f32" | "bf16"): Weights => {
+    const f32 = weightsOf(100 * number);
+    if (form === "f32") return f32;
+    return codecFor("bf16").decode(
+      codecFor("bf16").encode({ up: f32.up!.data, bias: f32.bias!.data, down: f32.down!.data }, segment.weights),
+      segment.weights,
+    );
+  };
+  const formOf = (number: number) => (number % 3 === 0 ? "f32" : "bf16");
+  const placed = Array.from({ length: experts }, (_, number) => expertSlab.place(number, formed(number, formOf(number))));
+  assert.equal(new Set(placed.map(({ expertSlab }) => expertSlab)).size, 2, "not a slab for each expert");
+  assert.deepEqual([expertSlab.whole, expertSlab.parted], [undefined, undefined]);
+  const x = rows(5, 2);
+  const together = slabs.runMany(placed.map((program) => ({ program, inputs: x })))!;
+  for (const number of placed.keys()) {
+    const alone = slabs.expertSlab(segment, 1).place(0, formed(number, formOf(number)));
+    assert.deepEqual(together[number]!.y!.data, (await alone.run(x)).y!.data, `expert ${number}`);
+    await alone.dispose();
+  }
+  for (const [number, expert] of placed.entries()) if (formOf(number) === "bf16") await expert.dispose();
+  assert.ok(expertSlab.parted !== undefined);
+  for (const number of placed.keys()) if (formOf(number) === "bf16") expertSlab.place(number, formed(number, "f32"));
+  assert.ok(expertSlab.whole !== undefined);
   device.close();
 });

@@ -72,12 +72,14 @@ class GpuExpertSlab implements ExpertSlab {
   readonly #experts: Experts;
   readonly #count: number;
   readonly #step: number;
-  /** The slab that had no place for the expert of this one. */
+  /** The slab that had no place for the experts of this one. */
   #without: GpuExpertSlab | undefined;
+  /** Of experts in other forms than the first. */
+  readonly #others = new Map<string, GpuExpertSlab>();
   readonly #here = new Map<number, Expert>();
   #key: string | undefined;
   #slab: Slab | undefined;
-  /** Experts with memory of their own. */
+  /** Experts elsewhere. */
   #apart = 0;
 
   constructor(device: GgmlDevice, experts: Experts, segment: Segment, count: number) {
@@ -94,17 +96,12 @@ class GpuExpertSlab implements ExpertSlab {
 
   place(expert: number, weights: Weights): Expert {
     const forms = formsOf(this.segment, weights);
-    this.#key ??= JSON.stringify(forms);
-    // A duplicate, or one of another shape, gets memory of its own.
-    const fits = !this.#here.has(expert) && this.#key === JSON.stringify(forms);
-    const slab = fits ? this.#allocate(forms) : undefined;
-    if (slab === undefined) {
-      const own = this.#experts.expertSlab(this.segment, 1);
-      const apart = own.place(0, weights);
-      own.#without = this;
-      this.#apart += 1;
-      return apart;
-    }
+    const key = JSON.stringify(forms);
+    this.#key ??= key;
+    if (this.#key !== key) return this.#placeIn(this.#other(key), expert, weights);
+    const slab = this.#here.has(expert) ? undefined : this.#allocate(forms);
+    // A duplicate gets memory of its own.
+    if (slab === undefined) return this.#placeIn(this.#experts.expertSlab(this.segment, 1), 0, weights);
     const slot = slab.slots === this.#count ? expert : slab.empty;
     slab.put(slot, weights);
     const made = new Expert(this.#experts, this, { slot, bytes: slab.expertBytes });
@@ -112,11 +109,24 @@ class GpuExpertSlab implements ExpertSlab {
     return made;
   }
 
+  #other(key: string): GpuExpertSlab {
+    const other = this.#others.get(key) ?? this.#experts.expertSlab(this.segment, this.#count);
+    this.#others.set(key, other);
+    return other;
+  }
+
+  #placeIn(other: GpuExpertSlab, expert: number, weights: Weights): Expert {
+    other.#without = this;
+    const placed = other.place(expert, weights);
+    this.#apart += 1;
+    return placed;
+  }
+
   drop(expert: Expert): void {
     const slab = this.slab;
     slab.drop(expert.slot);
     for (const [number, each] of this.#here) if (each === expert) this.#here.delete(number);
-    if (this.#without !== undefined) this.#without.#apart -= 1;
+    for (let above = this.#without; above !== undefined; above = above.#without) above.#apart -= 1;
     if (slab.used === 0) this.#free();
     else if (slab.used <= slab.slots - 2 * this.#step) this.#shrink(slab.slots - this.#step);
   }

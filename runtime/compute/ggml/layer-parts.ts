@@ -9,8 +9,8 @@ const nodes = { perOp: 5, perExpert: 3, perLayer: 8 } as const;
 
 export interface SlabHolder {
   readonly whole: Slab | undefined;
-  /** On a processor: what computes its experts' rows where they are sorted; set while it is whole. */
-  readonly sorted?: { readonly graphs: ExpertGraphs; readonly shape: ExpertShape; readonly slab: Slab } | undefined;
+  /** On a processor: what computes its experts' rows where they are sorted, and the slabs of their forms; set while all are here. */
+  readonly sorted?: { readonly graphs: ExpertGraphs; readonly slabs: ReadonlyMap<ExpertShape, Slab> } | undefined;
   /** On a device: where its experts lie, all of which are in the slab; undefined while some have memory of their own. */
   readonly parted?: { readonly slab: Slab | undefined; readonly slotOf: (expert: number) => number | undefined } | undefined;
 }

@@ -33,3 +33,22 @@ test("a step in as many ranges as layers builds each graph once, and graphs of e
   await cache.dispose();
   await loaded.dispose();
 });
+
+test("layers whose experts have unlike forms pass as a range too, with the bits of one expert after another", async () => {
+  const forms = ["q8_0", "q4_0", "bf16", "f32"] as const;
+  const model = syntheticModel({ num_hidden_layers: 3, num_local_experts: 8 });
+  const unlike = { ...model, expert: (layer: number, expert: number) => model.expert(layer, expert, forms[(layer + expert) % 4]) };
+  const loaded = await loadModel(backend, unlike, { context: 64 });
+  assert.ok([0, 1, 2].every((layer) => loaded.range.covers(layer)));
+  const groups = (tokens: number, past: number) => [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(past) }];
+  let past = 0;
+  for (const rows of [40, 1, 3, 1]) {
+    const ids = Array.from({ length: rows }, (_, i) => (11 * (past + i)) % 97);
+    const apart = await loaded.step(ids, groups(rows, past), "layers");
+    const routes = loaded.routes.map((each) => each.slice());
+    assert.deepEqual(await loaded.step(ids, groups(rows, past), "range"), apart, `${rows} rows`);
+    assert.deepEqual(loaded.routes, routes);
+    past += rows;
+  }
+  await loaded.dispose();
+});

@@ -89,8 +89,9 @@ export class GgmlRange implements LayerRange {
   covers(layer: number): boolean {
     const part = this.#parts[layer];
     if (part === undefined) return false;
-    const here = part.choosable && (part.moe === undefined || part.expertSlab?.whole !== undefined);
-    return here && (this.#device.exact || this.#computes(layer, part));
+    if (!part.choosable || part.moe === undefined) return part.choosable && (this.#device.exact || this.#computes(layer, part));
+    if (this.#device.exact) return part.expertSlab?.sorted !== undefined;
+    return part.expertSlab?.whole !== undefined && this.#computes(layer, part);
   }
 
   #computes(layer: number, part: Part): boolean {
@@ -123,7 +124,7 @@ export class GgmlRange implements LayerRange {
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and cache
-    const choosable = parts.every(({ expertSlab }) => expertSlab?.whole?.choosable !== false);
+    const choosable = parts.every(({ moe, expertSlab }) => moe === undefined || expertSlab?.whole?.choosable === true);
     if (!choosable || rows > this.#choosingRowsMax) return withEnds(this.#ends, call, (x) => this.#sorted.run({ ...call, x }));
     if (x instanceof Int32Array) this.#embed.checkIds({ ids: { shape: [rows], data: x } });
     const ends = `${x instanceof Int32Array}.${head?.rows.length ?? 0}.${isAll(head?.rows ?? [], rows)}`;

@@ -2,7 +2,7 @@
 import type { MoeLayer } from "../../kernels/segment.ts";
 
 export interface SortedPairs {
-  /** The experts that are chosen, those with most rows first. */
+  /** The experts that are chosen: form by form, of each those with most rows first. */
   readonly groups: readonly { readonly expert: number; readonly rows: number }[];
   /** The row of each sorted pair, or 0 where a group is filled up. */
   readonly rows: Int32Array;
@@ -10,16 +10,18 @@ export interface SortedPairs {
   readonly places: Int32Array;
 }
 
-/** `ids` [n, topK]; `sizeOf`: the rows that are computed for so many. */
-export function sortPairs(
-  ids: Int32Array,
-  { topK, experts }: Pick<MoeLayer, "topK" | "experts">,
-  sizeOf: (rows: number) => number,
-): SortedPairs {
+interface Forms {
+  /** The rows that are computed for so many. */
+  sizeOf(rows: number, expert: number): number;
+  formIn(expert: number): number;
+}
+
+/** `ids` [n, topK]. */
+export function sortPairs(ids: Int32Array, { topK, experts }: Pick<MoeLayer, "topK" | "experts">, { sizeOf, formIn }: Forms): SortedPairs {
   const counts = new Int32Array(experts);
   for (const id of ids) counts[id] = (counts[id] as number) + 1;
-  const groups = [...counts.entries()].filter(([, count]) => count > 0).map(([expert, count]) => ({ expert, rows: sizeOf(count) }));
-  groups.sort((a, b) => b.rows - a.rows || a.expert - b.expert);
+  const groups = [...counts.entries()].filter(([, count]) => count > 0).map(([expert, count]) => ({ expert, rows: sizeOf(count, expert) }));
+  groups.sort((a, b) => formIn(a.expert) - formIn(b.expert) || b.rows - a.rows || a.expert - b.expert);
   const next = counts;
   let total = 0;
   for (const { expert, rows } of groups) {

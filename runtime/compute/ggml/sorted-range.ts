@@ -4,7 +4,7 @@ import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import type { RangeCall, RangeOutputs } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
-import { endsOf, inGraphs, paddedRows, totalOf } from "./expert-graphs.ts";
+import { type ExpertShape, endsOf, inGraphs, paddedRows, totalOf } from "./expert-graphs.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Place, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { nodesOf, type Part } from "./layer-parts.ts";
@@ -125,14 +125,20 @@ export class SortedRange {
 
   /** Computes the chosen experts and returns where the rows of each (row, k) lie. */
   #runExperts(layer: number, moe: MoeLayer, ids: Int32Array): Int32Array {
-    const { slab, shape, graphs } = this.#parts[layer]?.expertSlab?.sorted ?? missing(layer);
-    const { groups, rows, places } = sortPairs(ids, moe, (count) => paddedRows(shape, count));
+    const { slabs, graphs } = this.#parts[layer]?.expertSlab?.sorted ?? missing(layer);
+    const forms = [...slabs];
+    const formOf = Uint8Array.from({ length: moe.experts }, (_, expert) => forms.findIndex(([, slab]) => slab.isTaken(expert)));
+    const formIn = (expert: number): number => formOf[expert] as number;
+    const shapeOf = (expert: number): ExpertShape => (forms[formIn(expert)] as (typeof forms)[number])[0];
+    const { groups, rows, places } = sortPairs(ids, moe, { sizeOf: (count, expert) => paddedRows(shapeOf(expert), count), formIn });
     const kept = this.#kept(moe, ids.length / moe.topK);
+    const parts = forms.flatMap(([shape, slab], form) => {
+      const own = groups.filter(({ expert }) => formIn(expert) === form);
+      const experts = own.map((group) => ({ rows: group.rows, addresses: slab.addresses(group.expert) }));
+      return inGraphs(shape, experts).map((part) => ({ shape, part }));
+    });
     let from = 0;
-    for (const part of inGraphs(
-      shape,
-      groups.map((group) => ({ rows: group.rows, addresses: slab.addresses(group.expert) })),
-    )) {
+    for (const { shape, part } of parts) {
       const total = totalOf(part);
       const own = rows.subarray(from, from + total);
       const width = kept.y.width;

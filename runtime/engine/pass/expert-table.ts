@@ -92,7 +92,7 @@ export class ExpertTable {
     if (row[expert]) return;
     const { store, codec } = this.#tools;
     const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
-    const weights = store.decodeUnit(unit, codec, layer);
+    const weights = store.decodeUnit(unit, codec, layer, expert);
     const compiled = await this.#alone(() => expertSlab.put(expert, weights, (until) => this.lock.pause(this.prefillLock.pause(until))));
     if (expertSlab.copies && unit.buffer instanceof ArrayBuffer) unit.buffer.transfer(0);
     if (row[expert]) await this.#alone(() => compiled.dispose());

@@ -137,8 +137,10 @@ async function tryOut(device: Backend, backend: Backend, forms: TriedForms): Pro
 }
 
 function formsOf(store: ModelStore, codec: ThreadOptions["codec"]): { experts: readonly StoredForm[]; dense: readonly StoredForm[] } {
-  const experts = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
-  return { experts, dense: store.denseForms };
+  const experts = store.layerShapes.flatMap(({ experts }, layer) =>
+    Array.from({ length: experts }, (_, expert) => Object.values(store.unitForms(codec, layer, expert))),
+  );
+  return { experts: [...new Set(experts.flat())], dense: store.denseForms };
 }
 
 interface Parts {
@@ -183,7 +185,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,
     kvBlockTokens: pool.blockTokens,
-    ...residentBytesOf(program, (expert, layer) => backend.expertResidentBytes(expert, store.unitForms(options.codec, layer))),
+    ...residentBytesOf(program, (segment, ...at) => backend.expertResidentBytes(segment, store.unitForms(options.codec, ...at))),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
@@ -234,13 +236,15 @@ async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Floa
 
 function residentBytesOf(
   program: ModelProgram,
-  bytesOf: (expert: Segment, layer: number) => number,
-): Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes"> {
-  const perLayer = program.layers.map((layer, i) => (layer.kind === "moe" ? bytesOf(layer.expert, i) : 0));
-  const expertResidentBytes = perLayer.reduce((most, bytes) => Math.max(most, bytes), 0);
-  return perLayer.every((bytes) => bytes === expertResidentBytes)
+  bytesOf: (segment: Segment, layer: number, expert: number) => number,
+): Pick<EngineInfo, "expertResidentBytes" | "unlikeResidentBytes"> {
+  const bytes = program.layers.map((layer, i) =>
+    layer.kind === "moe" ? Array.from({ length: layer.experts }, (_, expert) => bytesOf(layer.expert, i, expert)) : [],
+  );
+  const expertResidentBytes = bytes.flat().reduce((most, each) => Math.max(most, each), 0);
+  return bytes.flat().every((each) => each === expertResidentBytes)
     ? { expertResidentBytes }
-    : { expertResidentBytes, layerResidentBytes: perLayer };
+    : { expertResidentBytes, unlikeResidentBytes: bytes };
 }
 
 /** Expert rows per second (compute/DECISIONS.md 8). */
@@ -249,7 +253,7 @@ async function measureSpeed(backend: Backend, store: ModelStore, program: ModelP
   if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
-  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer), layer);
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer, 0), layer);
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);

@@ -74,7 +74,7 @@ test("experts in three files and in a codec's type are kept bit for bit", async 
   const { out } = await importing(path, ["q8_0"]);
   const store = await openStore(out);
   const stack = tensors.find(({ name }) => name === "blk.1.ffn_up_exps.weight")!;
-  const w3 = store.decodeUnit(await store.readUnit(1, 2, "q8_0"), "q8_0", 1).w3!;
+  const w3 = store.decodeUnit(await store.readUnit(1, 2, "q8_0"), "q8_0", 1, 2).w3!;
   assert.equal(w3.form, "q8_0");
   const each = stack.data.length / 4;
   assert.deepEqual(Buffer.from((w3 as { data: Uint8Array }).data), Buffer.from(stack.data.subarray(2 * each, 3 * each)));

@@ -40,7 +40,7 @@ const ids = Array.from({ length: 12 }, (_, i) => (i * 37 + 11) % 320);
 async function logitsOf(backend: Backend, store: ModelStore, codec: CodecName): Promise<Float32Array> {
   const weights = async (segment: Segment) =>
     Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, codec), codec, layer);
+  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, codec), codec, layer, e);
   const model = await loadModel(backend, { program: programOf(store.config), weights, expert }, { context: ids.length });
   const logits = await model.forward(ids, 0);
   await model.dispose();
@@ -94,7 +94,9 @@ for (const [name, make] of Object.entries(published))
     const options = { storeDir: from.dir, backend: "cpu", codec: "source", kvPoolBytes: 1 << 22, maxContext: 64, threads: 1 } as const;
     const opened = await openModel(options);
     try {
-      const resident = opened.info.layerResidentBytes ?? stored.map(() => opened.info.expertResidentBytes);
+      const resident = stored.map(
+        (bytes, layer) => bytes && (opened.info.unlikeResidentBytes?.[layer]?.[0] ?? opened.info.expertResidentBytes),
+      );
       for (const [layer, bytes] of stored.entries())
         assert.ok(Math.abs(resident[layer]! - bytes) <= 0.03 * bytes, `layer ${layer}: ${resident[layer]} resident, ${bytes} stored`);
       const dense = model.parts

@@ -47,7 +47,12 @@ async function logits(store: ModelStore, ids: readonly number[]): Promise<Float3
     for (let row = 0; row < ids.length; row++) {
       const input = { shape: [1, hidden], data: (out.f!.data as Float32Array).subarray(row * hidden, (row + 1) * hidden) };
       for (let k = 0; k < topK; k++) {
-        const unit = store.decodeUnit(await store.readUnit(layer, out.ids!.data[row * topK + k]!, "f32"), "f32", layer);
+        const unit = store.decodeUnit(
+          await store.readUnit(layer, out.ids!.data[row * topK + k]!, "f32"),
+          "f32",
+          layer,
+          out.ids!.data[row * topK + k]!,
+        );
         const { y } = await run(expert, unit, { x: input });
         for (let i = 0; i < hidden; i++) next[row * hidden + i]! += out.gates!.data[row * topK + k]! * y!.data[i]!;
       }

@@ -94,7 +94,7 @@ test("experts are the branches' FFNs byte for byte, all else is their mean, rout
   const sources = await Promise.all(dirs().map(openCheckpoint));
   try {
     for (const [expert, source] of sources.entries()) {
-      const unit = store.decodeUnit(await store.readUnit(1, expert, "f32"), "f32", 1);
+      const unit = store.decodeUnit(await store.readUnit(1, expert, "f32"), "f32", 1, expert);
       for (const [name, tensor] of Object.entries({ w1: "gate_proj", w2: "down_proj", w3: "up_proj" }))
         assert.deepEqual(unit[name]?.data, await source.read(`model.layers.1.mlp.${tensor}.weight`));
     }

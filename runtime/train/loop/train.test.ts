@@ -97,7 +97,7 @@ test("serving opens the result, and the folder holds the same tensors", async ()
   try {
     const stored = await model.store.readDense("lm_head.weight");
     assert.deepEqual(stored.data, await checkpoint.read("lm_head.weight"));
-    const unit = model.store.decodeUnit(await model.store.readUnit(1, 3, "f32"), "f32", 1);
+    const unit = model.store.decodeUnit(await model.store.readUnit(1, 3, "f32"), "f32", 1, 3);
     assert.deepEqual(unit.w2!.data, await checkpoint.read("model.layers.1.block_sparse_moe.experts.3.w2.weight"));
   } finally {
     await checkpoint.close();

@@ -114,7 +114,7 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
         for (const { unit, layer, p } of wantedUnits(layout, wanted)) {
           const weights: Record<string, Weights[string]> = {};
           if (unit.expert === undefined) for (const { name } of unit.parameters) weights[name] = await store.readDense(name);
-          else Object.assign(weights, store.decodeUnit(await store.readUnit(layer, unit.expert, codec), codec, layer));
+          else Object.assign(weights, store.decodeUnit(await store.readUnit(layer, unit.expert, codec), codec, layer, unit.expert));
           copyUnit(source, unit, (name) => weights[name] && asF32(weights[name]), p);
         }
       },

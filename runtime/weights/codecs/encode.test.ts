@@ -7,10 +7,7 @@ import { planEncoding } from "./encode.ts";
 
 const layersOf = (codecs: readonly CodecName[], experts: number, hidden: number, ffn: number) => {
   const form = (name: CodecName) => ({ name, parts: gatedFfnUnit(hidden, ffn).map((part) => ({ ...part, form: "q4_0" as const })) });
-  return [
-    { experts: 0, forms: [] },
-    { experts, forms: codecs.map(form) },
-  ];
+  return [[], Array.from({ length: experts }, () => codecs.map(form))];
 };
 
 const cases: readonly (readonly [string, ReturnType<typeof layersOf>, number, ReturnType<typeof planEncoding>])[] = [

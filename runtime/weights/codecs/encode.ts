@@ -48,21 +48,17 @@ export interface EncodingPlan {
   readonly atOnce: number;
 }
 
-interface LayerForms {
-  readonly experts: number;
-  readonly forms: readonly UnitForm[];
-}
-
-export function planEncoding(layers: readonly LayerForms[], cpus: number): EncodingPlan {
+/** `layers`: of each expert of each layer. */
+export function planEncoding(layers: readonly (readonly (readonly UnitForm[])[])[], cpus: number): EncodingPlan {
   const bytesOf = ({ name, parts }: UnitForm): number => codecFor(name).unitBytes(parts);
-  const memory = layers.map(({ experts, forms }) =>
-    experts === 0
-      ? 0
-      : forms.reduce((sum, form) => sum + bytesOf(form) + (codecFor(form.name).asGiven ? bytesOf(form) : 4 * valuesIn(form.parts)), 0),
-  );
-  const total = layers.reduce((sum, { experts }, i) => sum + experts * (memory[i] ?? 0), 0);
+  const memory = layers
+    .flat()
+    .map((forms) =>
+      forms.reduce((sum, form) => sum + bytesOf(form) + (codecFor(form.name).asGiven ? bytesOf(form) : 4 * valuesIn(form.parts)), 0),
+    );
+  const total = memory.reduce((sum, bytes) => sum + bytes, 0);
   if (total < threadsFromBytes) return { threads: 0, atOnce: 2 };
-  const fitting = Math.max(1, Math.floor(memoryBytesMax / Math.max(...memory)));
+  const fitting = Math.max(1, Math.floor(memoryBytesMax / memory.reduce((most, bytes) => Math.max(most, bytes), 1)));
   const threads = Math.min(cpus, fitting, threadsMax);
   return { threads, atOnce: Math.min(threads + 1, fitting) };
 }

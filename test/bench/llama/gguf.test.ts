@@ -40,7 +40,7 @@ test("a store's experts are in the file as they are, dense matrices as int8 bloc
   await writeStoreGguf(store, "q4_0", path);
   const file = await openGguf(path);
   try {
-    const expert = store.decodeUnit(await store.readUnit(1, 2, "q4_0"), "q4_0", 1).w2;
+    const expert = store.decodeUnit(await store.readUnit(1, 2, "q4_0"), "q4_0", 1, 2).w2;
     assert.ok(expert?.form === "q4_0");
     const [rows = 0] = expert.shape;
     const { form, bytes } = await file.readRows("blk.1.ffn_down_exps.weight", { first: 2 * rows, rows });
@@ -77,7 +77,7 @@ test("with experts as f32 all is f32, and a head's rows stand as llama.cpp rotat
   const rowOf = (of: Float32Array, row: number): Float32Array => of.subarray(row * columns, (row + 1) * columns);
   assert.deepEqual([rowOf(values, 1), rowOf(values, 2)], [rowOf(data, half), rowOf(data, 1)]);
   const stack = tensors.find((tensor) => tensor.name === "blk.0.ffn_up_exps.weight");
-  const first = store.decodeUnit(await store.readUnit(0, 0, "f32"), "f32", 0).w3;
+  const first = store.decodeUnit(await store.readUnit(0, 0, "f32"), "f32", 0, 0).w3;
   assert.ok(first);
   const experts = new Float32Array(Uint8Array.from((await stack?.read()) ?? []).buffer);
   assert.deepEqual(

@@ -82,13 +82,13 @@ function expertTensors(store: ModelStore, codec: CodecName): PlannedTensor[] {
   const expertsOf = (layer: number, count: number): Promise<readonly Weights[]> => {
     if (kept?.layer === layer) return kept.experts;
     const units = Array.from({ length: count }, async (_, expert) => {
-      return store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer);
+      return store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer, expert);
     });
     kept = { layer, experts: Promise.all(units) };
     return kept.experts;
   };
   return store.layerShapes.flatMap(({ experts, matrices }, layer) => {
-    const forms = store.unitForms(codec, layer);
+    const forms = store.unitForms(codec, layer, 0);
     return matrices.map(({ name, shape }) => ({
       name: `blk.${layer}.${mixtralMatrices[name]}_exps.weight`,
       shape: [experts, ...shape],

@@ -52,7 +52,7 @@ export const storeIndex: Fuzzer<Subject, unknown> = {
     const store = await open(out);
     try {
       for (const name of store.denseNames) await store.readDense(name);
-      for (const layer of store.layerShapes.keys()) store.decodeUnit(await store.readUnit(layer, 1, "source"), "source", layer);
+      for (const layer of store.layerShapes.keys()) store.decodeUnit(await store.readUnit(layer, 1, "source"), "source", layer, 1);
     } finally {
       await store.close();
     }

@@ -6,7 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gatewayRank, operatorRank } from "../../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../../crds/plan.ts";
+import { asF32 } from "../../../runtime/kernels/weights.ts";
 import { importMoe } from "../../../runtime/modelstore/import-moe.ts";
+import { rewriteStore } from "../../../runtime/modelstore/quantize/rewrite-store.ts";
 import {
   Control,
   FinishReason,
@@ -19,7 +21,9 @@ import { type Member, toMembership, toPlan, toSender } from "../../../runtime/ne
 import { create } from "../../../runtime/net/service.ts";
 import { serverNames, type TlsSource } from "../../../runtime/net/tls.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
-import type { ExpertIndex } from "../../../runtime/weights/store.ts";
+import { codecFor } from "../../../runtime/weights/codecs/index.ts";
+import { type ExpertIndex, layerForms } from "../../../runtime/weights/store.ts";
+import { openStore } from "../../../runtime/weights/store-reader.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../../runtime/worker/worker.ts";
 import { createTestCa, type TestCa } from "../network/certs.ts";
 import { within } from "../wait.ts";
@@ -35,6 +39,30 @@ export async function tinyStore(): Promise<{ dir: string; index: ExpertIndex; re
   const from = join(import.meta.dirname, "../../golden/tiny-f32");
   const index = await importMoe({ from, out: dir, codecs: ["f32"], overwrite: true }, () => {});
   return { dir, index, remove: () => rmSync(root, { recursive: true, force: true }) };
+}
+
+/** The same whose experts have three forms in each layer, and two within one expert. */
+export async function unlikeFormsStore(): ReturnType<typeof tinyStore> {
+  const { dir: from, remove } = await tinyStore();
+  const store = await openStore(from);
+  const formOf = (layer: number, expert: number, matrix: number) =>
+    (["q8_0", "q4_0", "bf16"] as const)[(layer + expert + (matrix >> 1)) % 3]!;
+  const matricesOf = (layer: number) => store.layerShapes[layer]?.matrices ?? [];
+  const forms = store.layerShapes.map(({ experts }, layer) =>
+    Array.from({ length: experts }, (_, expert) => matricesOf(layer).map((_, matrix) => formOf(layer, expert, matrix))),
+  );
+  const expert = async (layer: number, expert: number) => {
+    const exact = store.decodeUnit(await store.readUnit(layer, expert, "f32"), "f32", layer, expert);
+    const coarse = matricesOf(layer).map(({ name, shape }, matrix) => {
+      const form = formOf(layer, expert, matrix);
+      return [name, { form, shape, data: codecFor(form).encode({ [name]: asF32(exact[name]!) }, [{ name, shape }]) }] as const;
+    });
+    return Object.fromEntries(coarse);
+  };
+  const dir = `${from}-unlike`;
+  const index = await rewriteStore(store, { forms: forms.map(layerForms), expert }, { dir, overwrite: false, sources: [from] });
+  await store.close();
+  return { dir, index, remove };
 }
 
 interface Sampled {
