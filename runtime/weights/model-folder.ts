@@ -118,7 +118,7 @@ async function replaceable(target: string, overwrite: boolean): Promise<readonly
   });
   if (!info) return undefined;
   if (!overwrite)
-    throw new AppError(`${target}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
+    throw new AppError(`${target}: exists already; pass --overwrite to replace it, or name another folder`, { code: "AlreadyExists" });
   const strange = info.isDirectory() ? await strangeness(target) : `it is ${info.isFile() ? "a file" : kindOf(info)}`;
   if (strange === undefined) return readdir(target);
   throw new AppError(

@@ -178,17 +178,21 @@ interface DenseTensor {
   readonly blocks: StoredForm | undefined;
 }
 
-function denseWeight(dir: string, name: string, { info, bytes, blocks }: DenseTensor): WeightData {
+/** The form that `denseWeight` gives. */
+function denseInfo(dir: string, name: string, { info, blocks }: Omit<DenseTensor, "bytes">) {
   const [rows = 0, width = 0] = info.shape;
-  if (blocks !== undefined) {
-    const block = blockOf(blocks);
-    if (info.dtype !== "U8" || info.shape.length !== 2 || width % block.bytes !== 0)
-      throw corrupt(dir, `dense tensor "${name}" is ${info.dtype} [${info.shape.join(", ")}], which are no rows of ${blocks}`);
-    return storedWeight(blocks, [rows, (width / block.bytes) * block.values], bytes);
-  }
-  const form = info.shape.length < 2 ? undefined : storedFormOfDtype(info.dtype);
-  if (form !== undefined) return storedWeight(form, info.shape, bytes);
-  return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+  if (blocks === undefined)
+    return { form: (info.shape.length < 2 ? undefined : storedFormOfDtype(info.dtype)) ?? "f32", shape: info.shape };
+  const block = blockOf(blocks);
+  if (info.dtype !== "U8" || info.shape.length !== 2 || width % block.bytes !== 0)
+    throw corrupt(dir, `dense tensor "${name}" is ${info.dtype} [${info.shape.join(", ")}], which are no rows of ${blocks}`);
+  return { form: blocks, shape: [rows, (width / block.bytes) * block.values] };
+}
+
+function denseWeight(dir: string, name: string, { info, bytes, blocks }: DenseTensor): WeightData {
+  const { form, shape } = denseInfo(dir, name, { info, blocks });
+  if (blocks === undefined && form === "f32") return { form, shape, data: widenTensor(info, bytes) };
+  return storedWeight(form, shape, bytes);
 }
 
 function blocksOf({ denseForms = {} }: ExpertIndex, name: string): StoredForm | undefined {
@@ -266,6 +270,10 @@ export async function openStore(dir: string): Promise<ModelStore> {
     denseNames: dense.names,
     denseForms: denseFormsIn(index, dense),
     denseBytes: (bits) => denseBytesIn(index, dense, bits),
+    denseInfo(name) {
+      const info = dense.tensors.get(name);
+      return info && denseInfo(dir, name, { info, blocks: blocksOf(index, name) });
+    },
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
     layerShapes,

@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import type { ExpertMatrices, UnitShape } from "./codecs/codec.ts";
-import { type EncodingPlan, planEncoding, UnitEncoders, type UnitForm } from "./codecs/encode.ts";
+import { type EncodingPlan, planEncoding, UnitEncoders, type UnitForm, unitsAsGiven } from "./codecs/encode.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type FolderTarget, writeFolder } from "./model-folder.ts";
@@ -33,8 +33,11 @@ export interface StoreSpec {
   readonly denseForms?: ExpertIndex["denseForms"];
   /** For codecs with `asGiven`, as in the index. */
   readonly forms?: readonly LayerForms[];
-  /** f32 or as stored, in memory that the writer takes over; called once per expert, layer by layer, one at a time. */
-  expert(layer: number, expert: number): Promise<ExpertMatrices>;
+  /**
+   * f32 or as stored, in memory that the writer takes over, or the units themselves, one for each codec; called once per expert, layer by
+   * layer, one at a time.
+   */
+  expert(layer: number, expert: number): Promise<ExpertMatrices | readonly Uint8Array[]>;
   /** Additional files: name in the store to path. */
   readonly files: ReadonlyMap<string, string>;
 }
@@ -53,6 +56,8 @@ function formsOf({ codecs, layers, forms }: StoreSpec, layer: number, expert: nu
   const own = formsOfUnit({ forms }, layer, expert);
   return codecs.map((name) => ({ name, parts: unitShapeOf(codecFor(name).asGiven ? own : undefined, matrices) }));
 }
+
+const isUnits = (given: ExpertMatrices | readonly Uint8Array[]): given is readonly Uint8Array[] => Array.isArray(given);
 
 interface CodecFile {
   readonly name: CodecName;
@@ -122,10 +127,11 @@ async function writeUnits(work: string, spec: StoreSpec, { encoding, onProgress 
     for (const [layer, experts] of layers.entries()) {
       for (const codec of out) codec.units.push([]);
       for (const [expert, forms] of experts.entries()) {
-        const matrices = await spec.expert(layer, expert);
+        const given = await spec.expert(layer, expert);
         const units = out.map((codec, i) => nextUnit(codec, layer, forms[i]?.parts ?? []));
         await works.start(async () => {
-          for (const [i, { bytes, sha256 }] of (await encoders.encode({ matrices, codecs: forms })).entries()) {
+          const encoded = await (isUnits(given) ? unitsAsGiven(given, forms) : encoders.encode({ matrices: given, codecs: forms }));
+          for (const [i, { bytes, sha256 }] of encoded.entries()) {
             const unit = units[i] as Unit;
             await writeAll((out[i] as CodecFile).handle, bytes, unit.offset);
             unit.sha256 = sha256;

@@ -149,6 +149,8 @@ export interface ModelStore {
   readonly denseForms: readonly StoredForm[];
   /** About what the dense part takes where floats are kept in so many bits; 16 = as stored. */
   denseBytes(bits: 8 | 16 | 32): number;
+  /** As `readDense` gives it; undefined for names that it has not. */
+  denseInfo(name: string): { readonly form: StoredForm; readonly shape: readonly number[] } | undefined;
   /** A matrix as stored, or a vector in f32. */
   readDense(name: string): Promise<WeightData>;
   /** Verified against its hash; throws AppError `CorruptShard`. */

@@ -61,7 +61,15 @@ export function rankModel(shape: RankShape, info: Partial<EngineInfo> = {}): Ran
       ...info,
     },
     store: {
-      ...{ dir: "simulated", index: model.index, readDense: never, decodeUnit: never, unitForms: never, close: async () => {} },
+      ...{
+        dir: "simulated",
+        index: model.index,
+        denseInfo: never,
+        readDense: never,
+        decodeUnit: never,
+        unitForms: never,
+        close: async () => {},
+      },
       ...empty,
       readUnit: unitReader("simulated", model.index, async () => ({ read })),
     },

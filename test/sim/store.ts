@@ -39,6 +39,7 @@ export function simStore(model: SimModel, disk: Disk, clock: VirtualClock): Mode
       index: model.index,
       config: {},
       denseNames: [],
+      denseInfo: () => undefined,
       denseForms: [],
       denseBytes: () => 0,
       layerShapes: [],

@@ -8,7 +8,8 @@ import { formatBytes } from "../../../crds/quantity.ts";
 import { codecsWritten } from "../../../runtime/modelstore/import-options.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
-import { asksForJson, clusterOptions, namesOf, number, outputOptions, whole } from "../options.ts";
+import { codec, log, say, written } from "../model-options.ts";
+import { clusterOptions, namesOf, number, outputOptions, whole } from "../options.ts";
 import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 import { table } from "../table.ts";
 
@@ -22,16 +23,6 @@ Downloads take from the environment: HF_TOKEN, for gated and private models, and
 AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. One that broke off goes on by the
 same command.`;
 
-const codec = (fallback: string) =>
-  value("--codec <list>", `expert codecs to write, with commas between: ${codecNames.join(", ")} (default: ${fallback})`, (list) => {
-    const chosen = namesOf(codecNames)(list);
-    return codecNames.filter((name) => chosen.includes(name));
-  });
-const written = {
-  ...outputOptions,
-  out: text("--out <folder>", "where to write (default: the cache's models folder)"),
-  overwrite: flag("--overwrite", "replace what an earlier command wrote there; nothing else is ever replaced"),
-};
 const fetched = {
   cache: text("--cache <folder>", "downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)"),
   hub: text("--hub <url>", "where hf:// is (default: $HF_ENDPOINT, else https://huggingface.co)"),
@@ -40,12 +31,6 @@ const drawn = {
   topK: value("--top-k <number>", "experts that a token uses", number, 2),
   seed: value("--seed <number>", "of noise and routers: same seed, same bytes", number, 1),
 };
-
-/** Progress goes to stderr, so that stdout has only the result. */
-const log = (line: string): void => void process.stderr.write(`${line}\n`);
-
-const say = (options: { readonly output: string | undefined; readonly json: boolean }, result: unknown, text: string): void =>
-  void process.stdout.write(`${asksForJson(options) ? JSON.stringify(result) : text}\n`);
 
 const secretsOf = (hub: string | undefined): ReturnType<typeof sourceSecrets> => {
   const known = sourceSecrets();

@@ -4,7 +4,8 @@ import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import { type ExpertMatrices, type UnitShape, valuesOf } from "./codec.ts";
+import { sha256Apart } from "../digest.ts";
+import { checkUnitLength, type ExpertMatrices, type UnitShape, valuesOf } from "./codec.ts";
 import { codecFor } from "./index.ts";
 
 export interface UnitForm {
@@ -32,6 +33,17 @@ export function encodeUnits({ matrices, codecs }: UnitOrder): readonly EncodedUn
     const bytes = codecFor(name).encode(matrices, parts);
     return { bytes, sha256: hash("sha256", bytes, "hex") };
   });
+}
+
+/** As they are; throws where one has not the length that its form asks for. */
+export function unitsAsGiven(units: readonly Uint8Array[], codecs: readonly UnitForm[]): Promise<readonly EncodedUnit[]> {
+  return Promise.all(
+    codecs.map(async ({ name, parts }, i) => {
+      const bytes = units[i] ?? new Uint8Array();
+      checkUnitLength(codecFor(name), bytes, parts);
+      return { bytes, sha256: await sha256Apart(bytes) };
+    }),
+  );
 }
 
 /** Experts that are under way take no more, as read and encoded; one larger expert goes alone. */
