@@ -39,6 +39,8 @@ export interface OnDemandFrame extends RemoteFrame {
   readonly origin: RowOrigin;
   /** Milliseconds after which nobody waits for the rows; unset = as long as a load may take. */
   readonly leftMs?: number;
+  /** What experts computed since the last such frame, as cells of the grid, oldest first; unset unless `oversubscribed`. */
+  readonly used?: Int32Array;
 }
 
 export interface EngineOptions {
@@ -62,6 +64,8 @@ export interface EngineOptions {
   /** Tests every op of the backend before the model is opened, which takes 0.2 s. Unset: no. */
   readonly tryDevice?: boolean;
   readonly onDemand: OnDemandExperts;
+  /** Experts that the plan has here may be on the disk: rows that choose one wait until it is loaded. Unset: no. */
+  readonly oversubscribed?: boolean | undefined;
   readonly limits?: Partial<EngineLimits>;
 }
 

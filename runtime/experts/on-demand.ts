@@ -2,9 +2,10 @@
 import { AppError } from "../../crds/common.ts";
 import type { Engine, OnDemandExperts, OnDemandFrame } from "../engine/engine.ts";
 import { partOf } from "../placement/frames/frames.ts";
-import { missingExperts, notHosted } from "../placement/frames/not-hosted.ts";
+import { notHosted } from "../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { GiveWay, Materializer } from "./memory/materializer.ts";
+import type { ResidentExpert } from "./memory/resident-set.ts";
 
 /** Milliseconds that a load may take. */
 const loadMsMax = 30_000;
@@ -18,12 +19,26 @@ interface OnDemandOptions {
   readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
   readonly wanted: (layer: number, expert: number) => boolean;
   readonly onDemandLoad: (result: "ok" | "error") => void;
+  /** Loads of one frame at once; unset: one after another, so that one staging slot is enough. */
+  readonly atOnce?: number | undefined;
+  /** What experts computed since the last frame that lacked one, as cells of the grid. */
+  readonly onUsed?: (cells: Int32Array) => void;
+}
+
+/** Loads that rows have waited for since the start; overlapping ones take their time once. */
+export interface Misses {
+  loads: number;
+  bytes: number;
+  seconds: number;
 }
 
 type FrameOf = Pick<OnDemandFrame, "layer" | "phase" | "origin">;
 
 export class OnDemand implements OnDemandExperts {
+  readonly misses: Misses = { loads: 0, bytes: 0, seconds: 0 };
   readonly #options: OnDemandOptions;
+  #waits = 0;
+  #waitsSince = 0;
 
   constructor(options: OnDemandOptions) {
     this.#options = options;
@@ -35,33 +50,40 @@ export class OnDemand implements OnDemandExperts {
     return rows;
   }
 
-  /** Loads missing experts one after another, so that one staging slot is enough. */
-  async run({ layer, phase, origin, rows, pairRows, pairExperts, leftMs = loadMsMax }: OnDemandFrame): Promise<Float32Array> {
+  /** Rows of experts that are here are computed at once, those of others as these come. */
+  async run({ layer, phase, origin, rows, pairRows, pairExperts, used, leftMs = loadMsMax }: OnDemandFrame): Promise<Float32Array> {
+    const { hidden, materializer, atOnce = 1, onUsed } = this.#options;
+    const { residents } = materializer;
+    if (used !== undefined) onUsed?.(used);
     const of = { layer, phase, origin };
     const work = { rows, pairRows, pairExperts };
-    const ms = Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs)));
-    const signal = AbortSignal.timeout(ms);
-    try {
-      return await this.#compute(of, work);
-    } catch (error) {
-      if (missingExperts(error).length === 0) throw error;
-    }
-    const { hidden, materializer } = this.#options;
-    const out = new Float32Array(work.pairExperts.length * hidden);
-    const experts = new Set(work.pairExperts);
-    for (const expert of experts) {
-      const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
-      try {
-        scatterRows(out, hidden, pairs, await this.#runOne(of, expert, partOf(work, hidden, pairs), signal));
-      } catch (caught) {
-        const error = AppError.from(caught);
-        if (error.code !== "NoRoom") throw error;
-        // All at once, to save the sender round trips.
-        const absent = [...experts].filter((each) => !materializer.residents.isResident({ layer, expert: each }));
-        throw notHosted(absent.length > 0 ? absent : [expert], error.message);
+    const signal = AbortSignal.timeout(Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs))));
+    const out = new Float32Array(pairExperts.length * hidden);
+    const place = async (experts: ReadonlySet<number>, compute: (part: Pairs) => Promise<Float32Array>): Promise<void> => {
+      const pairs = [...pairExperts.keys()].filter((pair) => experts.has(pairExperts[pair] as number));
+      if (pairs.length > 0) scatterRows(out, hidden, pairs, await compute(partOf(work, hidden, pairs)));
+    };
+    const absent = new Set(pairExperts);
+    const here = new Set([...absent].filter((expert) => residents.lease({ layer, expert })));
+    for (const expert of here) absent.delete(expert);
+    const computed = place(here, (part) => this.#compute(of, part)).finally(() => {
+      for (const expert of here) materializer.release({ layer, expert });
+    });
+    const left = [...absent];
+    const loads = Array.from({ length: Math.min(atOnce, left.length) }, async () => {
+      for (let expert = left.shift(); expert !== undefined; expert = left.shift()) {
+        const next = expert;
+        await place(new Set([next]), (part) => this.#runOne(of, next, part, signal));
       }
-    }
-    return out;
+    });
+    const ended = await Promise.allSettled([computed, ...loads]);
+    const failed = ended.find((each) => each.status === "rejected");
+    if (failed === undefined) return out;
+    const error = AppError.from(failed.reason);
+    if (error.code !== "NoRoom") throw error;
+    // All at once, to save the sender round trips.
+    const missing = [...absent].filter((expert) => !residents.isResident({ layer, expert }));
+    throw notHosted(missing.length > 0 ? missing : [...absent], error.message);
   }
 
   async #runOne(of: FrameOf, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
@@ -70,8 +92,10 @@ export class OnDemand implements OnDemandExperts {
     const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
+    const arrived = wasHere ? () => {} : this.#waitFor({ layer, expert });
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
+        arrived();
         // A planned expert stays until the plan releases it, since senders may route by it.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
         return this.#compute(of, work);
@@ -89,6 +113,23 @@ export class OnDemand implements OnDemandExperts {
         cause: error,
         retry: { afterMs: 1_000 },
       });
+    } finally {
+      arrived();
     }
+  }
+
+  /** Returns what ends the wait; later calls do nothing. */
+  #waitFor(expert: ResidentExpert): () => void {
+    if (this.#waits === 0) this.#waitsSince = performance.now();
+    this.#waits += 1;
+    let waits = true;
+    return () => {
+      if (!waits) return;
+      waits = false;
+      this.#waits -= 1;
+      this.misses.loads += 1;
+      this.misses.bytes += this.#options.materializer.storedBytes(expert);
+      if (this.#waits === 0) this.misses.seconds += (performance.now() - this.#waitsSince) / 1000;
+    };
   }
 }

@@ -3,6 +3,7 @@ import { availableParallelism } from "node:os";
 import { AppError } from "../../crds/common.ts";
 import { frameResults } from "../../crds/names.ts";
 import type { Engine, EngineInfo, OnDemandExperts, OnDemandFrame, PeerCounts } from "../engine/engine.ts";
+import { evictions } from "../experts/cache/index.ts";
 import { Heartbeats } from "../experts/heartbeats.ts";
 import { loadsAtOnce, Materializer } from "../experts/memory/materializer.ts";
 import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
@@ -49,6 +50,8 @@ export interface ExpertsOptions {
   readonly remoteModel?: RemoteModel | undefined;
   readonly peers: Peers;
   readonly budgetBytes: number;
+  /** Planned experts for which memory has no room stay on the disk. */
+  readonly oversubscribed?: boolean;
   readonly tls: TlsSource;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly metrics: Metrics<"worker">;
@@ -79,21 +82,20 @@ export function createWorkerExperts(options: ExpertsOptions) {
     experts: info.experts,
     layerExperts: info.layerExperts,
   });
-  const residents = new ResidentSet({
-    budgetBytes: options.budgetBytes,
-    bytesOf: ({ layer, expert }) => residentBytesOf(info, layer, expert),
-    now: () => performance.now(),
-  });
+  const { oversubscribed = false } = options;
   const reads = new StoreReads(store, info.codec);
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
-  const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
-  const materializer = new Materializer({ device: deviceOf(engine), residents, ...below(options, reads), pace, log, loadsAtOnce: atOnce });
-  const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
+  const { atOnce, materializer, onDisk, onUsed } = memoryOf(options, reads, pace);
+  const { residents } = materializer;
+  const plan = new PlanKeeper({ state, engine, materializer, oversubscribed, peers, layers: info.layers, metrics, log, onChange });
   const onDemand = new OnDemand({
     engine,
     materializer,
     hidden: info.hidden,
-    sourcesOf: (layer, expert) => state.sources(layer, expert),
+    // A peer reads it from its disk as well.
+    sourcesOf: (layer, expert) => (oversubscribed && onDisk({ layer, expert }) ? [] : state.sources(layer, expert)),
+    atOnce: oversubscribed ? atOnce : undefined,
+    onUsed,
     giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
@@ -128,7 +130,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
     reads,
     codec: info.codec,
     pace,
-    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.remoteModel?.kept.has(layer, expert) !== false,
+    hosts: (layer, expert) =>
+      (residents.isResident({ layer, expert }) || (oversubscribed && state.wanted(layer).has(expert))) && onDisk({ layer, expert }),
     authorize: workerOnly,
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
@@ -151,6 +154,26 @@ export function createWorkerExperts(options: ExpertsOptions) {
     admitReads,
     close,
   };
+}
+
+/** Where this rank's experts are, and what leaves first (../experts/DECISIONS.md 7). */
+function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace) {
+  const { engine, info, remoteModel, log } = options;
+  const eviction = options.oversubscribed ? evictions.lfu.create({ grid: info }) : undefined;
+  const residents = new ResidentSet({
+    budgetBytes: options.budgetBytes,
+    bytesOf: ({ layer, expert }) => residentBytesOf(info, layer, expert),
+    now: () => performance.now(),
+    worth: eviction && (({ layer, expert }) => eviction.worth(layer * info.experts + expert)),
+  });
+  const onDisk = ({ layer, expert }: ResidentExpert) => remoteModel?.kept.has(layer, expert) !== false;
+  const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
+  const device = deviceOf(engine);
+  const materializer = new Materializer({ device, residents, ...below(options, reads), onDisk, pace, log, loadsAtOnce: atOnce });
+  const onUsed = (cells: Int32Array) => {
+    for (const cell of cells) eviction?.use(cell);
+  };
+  return { atOnce, materializer, onDisk, onUsed };
 }
 
 function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker" }> {

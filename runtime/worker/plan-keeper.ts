@@ -47,6 +47,8 @@ export interface PlanKeeperOptions {
   readonly state: PlanState;
   readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
+  /** Planned experts for which memory has no room stay on the disk. */
+  readonly oversubscribed?: boolean;
   readonly peers: Pick<Peers, "self" | "membership" | "onChange" | "down" | "member" | "usable">;
   readonly layers: number;
   readonly metrics: Pick<Metrics<"worker">, "add">;
@@ -145,8 +147,9 @@ export class PlanKeeper {
       if (open.error === undefined) {
         const wanted = () => this.state.wanted(layer).has(expert);
         const onFetched = (fetched: Fetched) => addFetched(open.fetched, fetched);
-        const request = { layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted, onFetched } as const;
-        const got = await this.#options.materializer.ensure(request);
+        const { materializer, oversubscribed: mayStayOnDisk = false } = this.#options;
+        const request = { layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted, onFetched, mayStayOnDisk } as const;
+        const got = await materializer.ensure(request);
         open.bytes += got;
       }
     } catch (caught) {
@@ -313,6 +316,7 @@ export class PlanKeeper {
           signal: this.#stopping.signal,
           wanted: () => this.state.planned(layer).includes(expert),
           onFull: () => this.#full(),
+          mayStayOnDisk: this.#options.oversubscribed ?? false,
         };
         await materializer.ensure(request).catch((caught) => {
           const error = AppError.from(caught);

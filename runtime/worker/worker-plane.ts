@@ -45,6 +45,7 @@ export interface PlaneOptions {
   readonly info: EngineInfo;
   readonly onDemand: OnDemandSocket;
   readonly budgetBytes: number;
+  readonly oversubscribed?: boolean;
   readonly clock: SteadyClock;
   /** Milliseconds; unset = a minute. */
   readonly streamIdleMs?: number | undefined;
@@ -107,6 +108,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     peers,
     tls,
     budgetBytes,
+    oversubscribed: options.oversubscribed ?? false,
     caller,
     metrics,
     tracing,

@@ -19,14 +19,20 @@ interface Compute {
   readonly times: number[];
 }
 
+/** Uses that are kept until they are taken; older ones are left out. */
+const usesMax = 16_384;
+
 export class LoadCounter {
   readonly #grid: ExpertGrid;
+  readonly #uses: Int32Array | undefined;
+  #used = 0;
   /** Rows computed since start, by the tokens' origin. */
   readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
   #counts: Record<Phase, Counts>;
 
-  constructor(grid: ExpertGrid) {
+  constructor(grid: ExpertGrid, keepsUses = false) {
     this.#grid = grid;
+    if (keepsUses) this.#uses = new Int32Array(usesMax);
     this.#counts = this.#zero();
   }
 
@@ -38,7 +44,19 @@ export class LoadCounter {
   served(phase: Phase, [layer, expert]: readonly [number, number], rows: number, remote = 0): void {
     this.rowsFor.remote += remote;
     this.rowsFor.local += rows - remote;
-    this.#add("served", phase, layer * this.#grid.experts + expert, rows);
+    const cell = layer * this.#grid.experts + expert;
+    this.#add("served", phase, cell, rows);
+    if (this.#uses) this.#uses[this.#used++ % usesMax] = cell;
+  }
+
+  /** Experts that computed since the last call, oldest first, as cells; undefined where uses are not kept. */
+  takeUses(): Int32Array | undefined {
+    if (!this.#uses) return undefined;
+    const at = this.#used % usesMax;
+    const [old, young] = [this.#used > usesMax ? this.#uses.subarray(at) : this.#uses.subarray(0, 0), this.#uses.subarray(0, at)];
+    const uses = Int32Array.from([...old, ...young]);
+    this.#used = 0;
+    return uses;
   }
 
   /** Adds one batch. */

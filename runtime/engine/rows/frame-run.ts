@@ -27,6 +27,8 @@ export interface FrameWays {
   /** Rejects with `NotHosted` where an expert is missing. */
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
   readonly onDemand: (frame: OnDemandFrame) => Promise<Float32Array>;
+  /** True for experts that this rank loads when rows choose them; unset: none. */
+  readonly loads?: ((layer: number, experts: readonly number[]) => boolean) | undefined;
 }
 
 /** What all frames of a rank share. */

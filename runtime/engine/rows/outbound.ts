@@ -19,8 +19,8 @@ export class Outbound implements Hosts {
   /** Newest first, with those of the plan before. */
   readonly #hosts = new Map<number, readonly Placed[]>();
   failed: AppError | undefined;
-  /** Frames that are tried again. */
-  #retried = 0;
+  /** Frames that are tried again, and those that wait for loads here. */
+  #waiting = 0;
   #rank = -1;
 
   constructor(ways: FrameWays, waitMs = expertWaitMs) {
@@ -32,7 +32,7 @@ export class Outbound implements Hosts {
     return this.ways.connections.rank ?? this.#rank;
   }
   get pending(): number {
-    return this.#retried + this.ways.connections.pending;
+    return this.#waiting + this.ways.connections.pending;
   }
 
   /** Retries go by the newest plan at once, steps from their end on. */
@@ -58,12 +58,22 @@ export class Outbound implements Hosts {
   dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
     if (this.failed) return Promise.reject(this.failed);
     const endsAt = performance.now() + this.waitMs;
-    const answered = this.ways.connections.ask(frame, gatesOf);
+    const answered = this.#loaded(frame) ?? this.ways.connections.ask(frame, gatesOf);
     if (answered === undefined) return this.#retry(frame, endsAt, undefined);
     return answered.then(
       (answer) => ("type" in answer ? this.#retry(frame, endsAt, answer) : answer),
       (caught) => this.#retry(frame, endsAt, AppError.from(caught)),
     );
+  }
+
+  /** Undefined where another rank computes the frame. */
+  #loaded(frame: RemoteFrame): Promise<Float32Array> | undefined {
+    const { loads, onDemand } = this.ways;
+    if (frame.rank !== this.rank || !loads?.(frame.layer, [...frame.pairExperts])) return undefined;
+    this.#waiting += 1;
+    return onDemand({ ...frame, origin: "local", leftMs: this.waitMs }).finally(() => {
+      this.#waiting -= 1;
+    });
   }
 
   /** Frames under way fail when their connections end. */
@@ -73,11 +83,11 @@ export class Outbound implements Hosts {
   }
 
   async #retry(frame: RemoteFrame, endsAt: number, first: Declined | AppError | undefined): Promise<Float32Array> {
-    this.#retried += 1;
+    this.#waiting += 1;
     try {
       return await new FrameRun(this, frame, endsAt, first).run();
     } finally {
-      this.#retried -= 1;
+      this.#waiting -= 1;
     }
   }
 }

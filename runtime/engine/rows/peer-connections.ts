@@ -48,6 +48,8 @@ export interface PeerConnectionsOptions {
   /** Rejects with `NotHosted` where an expert is missing. */
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
   readonly onDemand: (frame: OnDemandFrame) => Promise<Float32Array>;
+  /** True for experts that this rank loads when rows choose them; unset: none. */
+  readonly loads?: ((layer: number, experts: readonly number[]) => boolean) | undefined;
   readonly onFrames: () => void;
   readonly report: (counts: PeerCounts) => void;
   readonly network?: RowsNetwork;
@@ -84,13 +86,13 @@ export class PeerConnections {
   pending = 0;
 
   constructor(options: PeerConnectionsOptions) {
-    const { model, network = tlsNetwork, serve, onDemand, onFrames } = options;
+    const { model, network = tlsNetwork, serve, onDemand, loads, onFrames } = options;
     this.#options = options;
     this.#network = network;
     this.hidden = model.info.hidden;
     this.#sums = model.backend.numericClass === "tolerance";
     const view = () => this.#view as PeerView;
-    this.#rows = new RowsServer({ model: model.info, view, serve, onDemand, onFrames, counters: this.counters });
+    this.#rows = new RowsServer({ model: model.info, view, serve, onDemand, loads, onFrames, counters: this.counters });
   }
 
   async open({ host, port, namespace, name, view }: PeerOpening): Promise<number> {

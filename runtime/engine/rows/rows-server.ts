@@ -20,6 +20,8 @@ export interface RowsServerOptions {
   /** Rejects with `NotHosted` where an expert is missing. */
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
   readonly onDemand: (frame: OnDemandFrame) => Promise<Float32Array>;
+  /** True for experts that this rank loads when rows choose them; unset: none. */
+  readonly loads?: ((layer: number, experts: readonly number[]) => boolean) | undefined;
   /** Called once for all frames that arrived together. */
   readonly onFrames: () => void;
   readonly counters: PeerCounters;
@@ -107,7 +109,8 @@ export class RowsServer {
     try {
       return await this.#options.serve(batch);
     } catch (caught) {
-      if (!onDemand || missingExperts(caught).length === 0) throw caught;
+      const missing = missingExperts(caught);
+      if (missing.length === 0 || !(onDemand || this.#options.loads?.(layer, missing))) throw caught;
       const { rank } = this.#options.view().self;
       return this.#options.onDemand({ ...batch, epoch, rank });
     }

@@ -39,18 +39,20 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const { program, backend, store, embed, blocks, info, pool } = model;
   const now = (): number => performance.now();
   const [boundary, routing] = [new StepBoundary(), new Routing()];
-  const measured = { counter: new LoadCounter(info), times: new StepTimes() };
+  const measured = { counter: new LoadCounter(info, options.oversubscribed), times: new StepTimes() };
   const isExact = backend.numericClass === "exact";
   const asked = limitsOn(backend.takesManyRows(program), options.limits);
   const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
   const batcher = new Batcher(pool, limits, isExact ? program.layers.length : 1);
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
-  const onDemand = new OnDemandCalls(send);
+  const onDemand = new OnDemandCalls(send, () => measured.counter.takeUses());
   const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
   const report = (counts: PeerCounts): void => send({ type: "connections", counts });
-  const connections = new PeerConnections({ model, ...ways, onFrames: inbox.announce.bind(inbox), report });
-  const outbound = new Outbound({ connections, ...ways, serve: inbox.serveOwn.bind(inbox) });
+  const loads = (layer: number, experts: readonly number[]): boolean =>
+    options.oversubscribed === true && experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
+  const connections = new PeerConnections({ model, ...ways, loads, onFrames: inbox.announce.bind(inbox), report });
+  const outbound = new Outbound({ connections, ...ways, loads, serve: inbox.serveOwn.bind(inbox) });
   const scheduler = new FrameScheduler({
     ...{ experts, inbox, now, yieldProcessor, takeMessages: drain },
     poll: () => connections.poll(),

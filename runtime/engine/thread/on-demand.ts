@@ -14,12 +14,15 @@ interface Waiting {
 
 export class OnDemandCalls {
   readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
+  readonly #uses: () => Int32Array | undefined;
   readonly #asked = new Map<number, Waiting>();
   #bytes = 0;
   #next = 0;
 
-  constructor(send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
+  /** `uses`: see OnDemandFrame.used. */
+  constructor(send: (message: FromEngine, transfer: ArrayBuffer[]) => void, uses: () => Int32Array | undefined = () => undefined) {
     this.#send = send;
+    this.#uses = uses;
   }
 
   /** Rejects with `Busy` beyond `onDemandBytesMax`. */
@@ -29,8 +32,9 @@ export class OnDemandCalls {
       return Promise.reject(new AppError("frames that wait for loads hold too many bytes", { code: "Busy", retry: "backoff" }));
     const id = this.#next++;
     const rows = frame.rows.slice(); // the buffer may be a chunk of a socket
+    const used = this.#uses();
     return new Promise((resolve, reject) => {
-      this.#send({ type: "runOnDemand", id, frame: { ...frame, rows } }, [rows.buffer]);
+      this.#send({ type: "runOnDemand", id, frame: { ...frame, rows, ...(used && { used }) } }, [rows.buffer]);
       this.#asked.set(id, { bytes, resolve, reject });
       this.#bytes += bytes;
     });

@@ -84,3 +84,31 @@ test("processors and the pool's threads bound loads at once, large experts come 
   ];
   for (const [cpus, bytes, loads] of cases) assert.equal(loadsAtOnce(cpus, bytes), loads, `${cpus} cpus, ${bytes} bytes`);
 });
+
+test("a planned expert without room ends on the disk, and is fetched to it where it is not there", async () => {
+  const residents = new ResidentSet({ budgetBytes: 10, bytesOf: () => 10, now: () => 0 });
+  const disk = new Set([2]);
+  const read: number[] = [];
+  const tiers = {
+    read: async ({ expert }: ResidentExpert) => {
+      read.push(expert);
+      disk.add(expert);
+      return { unit: new Uint8Array(7), source: 1 as const, seconds: 0 };
+    },
+  };
+  const device = { load: async () => {}, unload: async () => {} };
+  const onDisk = ({ expert }: ResidentExpert): boolean => disk.has(expert);
+  const pace = new TransferPace({ onChange: () => {} });
+  const materializer = new Materializer({ device, residents, tiers, storedBytes: () => 7, onDisk, pace, log: silentLog });
+  const ask = {
+    layer: 0,
+    kind: "planned",
+    sources: [1],
+    bytesPerSecond: 0,
+    signal: AbortSignal.timeout(5_000),
+    mayStayOnDisk: true,
+  } as const;
+  const got: number[] = [];
+  for (const expert of [1, 2, 3, 3]) got.push(await materializer.ensure({ ...ask, expert }));
+  assert.deepEqual([got, read, residents.count], [[7, 0, 7, 0], [1, 3], 1]);
+});

@@ -24,6 +24,8 @@ export interface LoadRequest extends ResidentExpert {
   /** False ends a wait for memory with `Aborted`; unset = wanted until the signal fires. */
   readonly wanted?: () => boolean;
   readonly onFull?: () => void;
+  /** Memory that is full ends the request once the expert is on this rank's disk. */
+  readonly mayStayOnDisk?: boolean;
   /** Set for staged experts (../DECISIONS.md 2). */
   readonly giveWay?: GiveWay;
 }
@@ -38,6 +40,8 @@ export interface MaterializerOptions {
   readonly residents: ResidentSet;
   readonly tiers: { read(request: TierRequest): Promise<TierRead> };
   readonly storedBytes: (expert: ResidentExpert) => number;
+  /** Unset: every expert is. */
+  readonly onDisk?: (expert: ResidentExpert) => boolean;
   readonly pace: TransferPace;
   readonly log: Log;
   readonly loadsAtOnce?: number;
@@ -52,7 +56,8 @@ export class Materializer {
   readonly residents: ResidentSet;
   readonly #device: Device;
   readonly #tiers: MaterializerOptions["tiers"];
-  readonly #storedBytes: MaterializerOptions["storedBytes"];
+  readonly storedBytes: MaterializerOptions["storedBytes"];
+  readonly #onDisk: NonNullable<MaterializerOptions["onDisk"]>;
   readonly #pace: TransferPace;
   readonly #log: Log;
   readonly #slots: Semaphore;
@@ -64,7 +69,8 @@ export class Materializer {
     this.#slots = new Semaphore(options.loadsAtOnce ?? 2);
     this.#device = options.device;
     this.#tiers = options.tiers;
-    this.#storedBytes = options.storedBytes;
+    this.storedBytes = options.storedBytes;
+    this.#onDisk = options.onDisk ?? (() => true);
     this.#pace = options.pace;
     this.#log = options.log;
   }
@@ -87,9 +93,14 @@ export class Materializer {
     try {
       return await work();
     } finally {
-      this.residents.unlease(request);
-      this.#changed.notify();
+      this.release(request);
     }
+  }
+
+  /** Ends a lease. */
+  release(expert: ResidentExpert): void {
+    this.residents.unlease(expert);
+    this.#changed.notify();
   }
 
   async #ensure(request: LoadRequest, hold: boolean): Promise<number> {
@@ -107,6 +118,7 @@ export class Materializer {
         await this.#replace(admission.victims, request);
         return await this.#load(request, hold);
       }
+      if (admission.action === "full" && request.mayStayOnDisk) return this.#keepOnDisk(request);
       if (admission.action === "full") full(admission, request);
       await this.#changed.wait(pollMs, signal);
     }
@@ -136,11 +148,9 @@ export class Materializer {
   }
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
-    const { layer, expert, signal } = request;
-    const transfer = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
+    const { layer, expert } = request;
     try {
-      // Limited loads wait before they take a slot, so that urgent ones find one free.
-      const bytes = await this.#pace.receive(transfer, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
+      const bytes = await this.#receive(request, () => this.#fetch(request));
       this.residents.loaded(request);
       if (hold) this.residents.lease(request);
       return bytes;
@@ -152,16 +162,33 @@ export class Materializer {
     }
   }
 
+  /** Tiers write what they fetch from elsewhere. */
+  async #keepOnDisk(request: LoadRequest): Promise<number> {
+    if (this.#onDisk(request)) return 0;
+    return this.#receive(request, async () => (await this.#read(request)).byteLength);
+  }
+
   async #fetch(request: LoadRequest): Promise<number> {
-    const { signal } = request;
-    const rate = this.#pace.rate(request.bytesPerSecond);
-    const { unit, source, seconds } = await this.#tiers.read({ ...request, rate });
+    const unit = await this.#read(request);
     const { byteLength } = unit;
-    request.onFetched?.({ source, bytes: byteLength, seconds });
-    if (signal.aborted) throw abortReason(signal);
     await this.#device.load(request, unit);
     this.#fetchedBytes += byteLength;
     return byteLength;
+  }
+
+  async #read(request: LoadRequest): Promise<Uint8Array> {
+    const { signal } = request;
+    const rate = this.#pace.rate(request.bytesPerSecond);
+    const { unit, source, seconds } = await this.#tiers.read({ ...request, rate });
+    request.onFetched?.({ source, bytes: unit.byteLength, seconds });
+    if (signal.aborted) throw abortReason(signal);
+    return unit;
+  }
+
+  /** Limited loads wait before they take a slot, so that urgent ones find one free. */
+  #receive(request: LoadRequest, work: () => Promise<number>): Promise<number> {
+    const transfer = { bytes: this.storedBytes(request), limit: request.bytesPerSecond, signal: request.signal };
+    return this.#pace.receive(transfer, () => this.#slots.run(request.kind === "staged", work));
   }
 
   async #unload(leaving: readonly ResidentExpert[]): Promise<void> {

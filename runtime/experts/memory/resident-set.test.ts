@@ -233,3 +233,16 @@ test("experts of any sizes: the budget holds, one always fits, and whoever evict
     { numRuns: 500 },
   );
 });
+
+test("where ranks serve more than they hold, what is worth least leaves for a staged expert, planned or not, and never for a plan", () => {
+  const worth = [5, 1, 3];
+  const set = new ResidentSet({ budgetBytes: 300, bytesOf: hundred, now, worth: ({ expert }) => worth[expert] as number });
+  for (const expert of [0, 1, 2]) loaded(set, 0, expert, "planned");
+  assert.equal(set.admit({ layer: 0, expert: 7 }, "planned").action, "full");
+  assert.ok(set.lease({ layer: 0, expert: 1 }));
+  assert.deepEqual(set.admit({ layer: 0, expert: 3 }, "staged"), leaves(0, 2, "planned"));
+  replaced(set, { layer: 0, expert: 2 }, { layer: 0, expert: 3 });
+  worth[3] = 9;
+  set.unlease({ layer: 0, expert: 1 });
+  assert.deepEqual(set.admit({ layer: 0, expert: 2 }, "staged"), leaves(0, 1, "planned"));
+});

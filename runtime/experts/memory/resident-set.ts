@@ -50,6 +50,8 @@ export interface ResidentSetOptions {
   readonly bytesOf: (expert: ResidentExpert) => number;
   /** Milliseconds. */
   readonly now: () => number;
+  /** Set where ranks serve more than they hold: whatever is worth least leaves for a staged expert, planned ones too. */
+  readonly worth?: ((expert: ResidentExpert) => number) | undefined;
 }
 
 export class ResidentSet {
@@ -57,11 +59,13 @@ export class ResidentSet {
   readonly #entries = new Map<string, Entry>();
   readonly #bytesOf: ResidentSetOptions["bytesOf"];
   readonly #now: () => number;
+  readonly #worth: ResidentSetOptions["worth"];
   #bytes = 0;
 
   constructor(options: ResidentSetOptions) {
     this.#now = options.now;
     this.#bytesOf = options.bytesOf;
+    this.#worth = options.worth;
     this.budgetBytes = options.budgetBytes;
   }
 
@@ -98,7 +102,9 @@ export class ResidentSet {
       this.#add({ layer: expert.layer, expert: expert.expert, bytes: this.bytesOf(expert), kind, phase: "loading" });
       return { action: "load" };
     }
-    const victims = this.#victims(this.bytesOf(expert), kind === "staged" ? mayGiveWay : undefined);
+    const next =
+      kind === "staged" && this.#worth ? this.#leastWorth(this.#worth) : this.#oldest(kind === "staged" ? mayGiveWay : undefined);
+    const victims = this.#victims(this.bytesOf(expert), next);
     if (victims === undefined) return this.#noVictim();
     this.#reserve(victims, expert, kind);
     return {
@@ -198,14 +204,14 @@ export class ResidentSet {
   #noVictim(): Admission {
     const entries = [...this.#entries.values()];
     if (entries.some(({ phase }) => phase === "unloading")) return { action: "wait" };
-    return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
+    return { action: "full", inUse: this.#worth !== undefined || entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
+  #victims(bytes: number, nextOf: (chosen: ReadonlySet<Entry>) => Entry | undefined): Entry[] | undefined {
     const chosen = new Set<Entry>();
     let missing = this.#bytes + bytes - this.budgetBytes;
     let freed = 0;
-    for (let next = this.#victim(chosen, mayGiveWay); missing > 0 && next; next = this.#victim(chosen, mayGiveWay)) {
+    for (let next = nextOf(chosen); missing > 0 && next; next = nextOf(chosen)) {
       chosen.add(next);
       missing -= next.bytes;
       freed += next.bytes;
@@ -218,6 +224,25 @@ export class ResidentSet {
       missing += victim.bytes;
     }
     return [...chosen];
+  }
+
+  #leastWorth(worth: (expert: ResidentExpert) => number): (chosen: ReadonlySet<Entry>) => Entry | undefined {
+    return (chosen) => {
+      let least: Entry | undefined;
+      let leastWorth = Number.POSITIVE_INFINITY;
+      for (const entry of this.#entries.values()) {
+        if (!canLeave(entry) || chosen.has(entry)) continue;
+        const value = worth(entry);
+        if (value >= leastWorth) continue;
+        least = entry;
+        leastWorth = value;
+      }
+      return least;
+    };
+  }
+
+  #oldest(mayGiveWay: MayGiveWay | undefined): (chosen: ReadonlySet<Entry>) => Entry | undefined {
+    return (chosen) => this.#victim(chosen, mayGiveWay);
   }
 
   #victim(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay | undefined): Entry | undefined {
