@@ -47,6 +47,17 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./ranks.ts")).ranksBench,
   },
+  tiers: {
+    summary: "tokens/s of ranks with memory for a share of their experts, beside all of it, and llama.cpp under the same limit of memory",
+    options: [
+      ...engineOptions,
+      "--alone        without llama.cpp",
+      "--ranks LIST   numbers of ranks (default: 1)",
+      "--shares LIST  percents of the experts' bytes that memory holds (default: 100,75,50,35)",
+      "--disk N       MB/s that each reads from the disk at most (default: what it gives)",
+    ],
+    load: async () => (await import("./tiers.ts")).tiersBench,
+  },
   world: {
     summary: "bytes and CPU that one deployment of many ranks costs its operator, by parts and without a cluster",
     options: ["--ranks LIST   numbers of ranks (default: 16,64,256,1000)", "--layers N, --experts N   of the model (default 58, 256)"],

@@ -44,6 +44,8 @@ export interface PeerOptions {
   readonly log: (line: string) => void;
   /** A file that gets what it prints, the nodes of its graphs too; a pipe would lose some of that. */
   readonly printsTo?: string;
+  /** Called with the process before it loads the file. */
+  readonly joins?: (pid: number) => void;
 }
 
 export class Peer {
@@ -63,7 +65,7 @@ export class Peer {
   }
 
   /** Starts the process and loads the file. Throws AppError `BackendUnavailable` with the reason why there is no llama.cpp. */
-  static async start({ path, vocab, on, log, printsTo }: PeerOptions): Promise<Peer> {
+  static async start({ path, vocab, on, log, printsTo, joins }: PeerOptions): Promise<Peer> {
     log(`llama.cpp: ${path}`);
     const stderr = printsTo === undefined ? "pipe" : openSync(printsTo, "w");
     const child = fork(join(import.meta.dirname, "child.ts"), {
@@ -73,6 +75,7 @@ export class Peer {
     if (typeof stderr === "number") closeSync(stderr);
     const peer = new Peer(child);
     try {
+      joins?.(child.pid as number);
       await peer.#ask({ kind: "load", path, vocab, on });
       return peer;
     } catch (caught) {

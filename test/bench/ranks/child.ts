@@ -22,9 +22,13 @@ export interface Spent {
   /** Products of an expert with some rows, and these rows. */
   calls: number;
   rows: number;
+  /** Experts that rows waited for, their bytes, and that time. */
+  loads: number;
+  loadedBytes: number;
+  stalled: number;
 }
 
-const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0 };
+const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, loads: 0, loadedBytes: 0, stalled: 0 };
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
 async function countingEngine(options: EngineOptions): Promise<Engine> {
@@ -47,11 +51,17 @@ async function countingEngine(options: EngineOptions): Promise<Engine> {
 
 process.once("message", async ({ options, tls: { cert, key, ca } }: Start) => {
   const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
-  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, { log: silentLog, tls, createEngine: countingEngine });
+  const { grpcPort, metricsPort, identity, engine, experts } = await startWorker(options, {
+    log: silentLog,
+    tls,
+    createEngine: countingEngine,
+  });
   process.on("message", async () => {
     await engine.counters();
     const { user, system } = process.cpuUsage();
-    process.send?.(Object.assign({}, spent, { cpu: (user + system) / 1000 }) satisfies Spent);
+    const { loads, bytes: loadedBytes, seconds } = experts.onDemand.misses;
+    const missed = { loads, loadedBytes, stalled: seconds * 1000 };
+    process.send?.(Object.assign({}, spent, missed, { cpu: (user + system) / 1000 }) satisfies Spent);
   });
   process.send?.({ grpcPort, metricsPort, identity });
 });

@@ -27,6 +27,10 @@ export interface RankSettings {
   readonly cpus: number | undefined;
   /** Ranks that hold each expert; unset: one. */
   readonly copies?: number;
+  /** Of its experts' bytes that the memory of each holds; unset: all. */
+  readonly share?: number;
+  /** Called with each process before it opens the model. */
+  readonly joins?: (rank: number, pid: number) => void;
 }
 
 /** What the ranks have used so far, all together, in milliseconds. */
@@ -45,6 +49,7 @@ const loadWithinMsLeast = 60_000;
 
 export class RankProcesses extends Ranks {
   readonly #settings: RankSettings;
+  readonly #count: number;
   readonly #expertBytes: number;
   override readonly loadWithinMs: number;
   readonly #children = new Map<number, ChildProcess>();
@@ -52,16 +57,17 @@ export class RankProcesses extends Ranks {
   readonly #ended = new Map<number, Promise<never>>();
   readonly #groups: QuotaGroup[] = [];
 
-  constructor(store: { dir: string; index: ExpertIndex }, settings: RankSettings) {
+  constructor(store: { dir: string; index: ExpertIndex }, count: number, settings: RankSettings) {
     super(store);
     this.#settings = settings;
+    this.#count = count;
     this.#expertBytes = expertBytesOf(store.index, settings.codec);
     this.loadWithinMs = Math.ceil(loadWithinMsLeast + (this.#expertBytes * (settings.copies ?? 1)) / loadedBytesPerMs);
   }
 
   /** Starts so many ranks, places the experts evenly, and sets the quotas once all are loaded. */
   static async start(store: { dir: string; index: ExpertIndex }, count: number, settings: RankSettings): Promise<RankProcesses> {
-    const ranks = new RankProcesses(store, settings);
+    const ranks = new RankProcesses(store, count, settings);
     const { size } = statSync(join(store.dir, "dense.safetensors"));
     checkMemory(ranks.#expertBytes * (settings.copies ?? 1) + count * size, `${count} ranks (--ranks)`);
     const start = performance.now();
@@ -78,14 +84,17 @@ export class RankProcesses extends Ranks {
   }
 
   override async launch(rank: number): Promise<Rank> {
-    const { backend, codec, threads, maxContext, kvPoolBytes } = this.#settings;
+    const { backend, codec, threads, maxContext, kvPoolBytes, share, joins } = this.#settings;
     const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
     const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
     const ports = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0 };
-    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes: 2 * this.#expertBytes };
+    const expertBudgetBytes = this.#expertBytes * (share === undefined || share === 1 ? 2 : share / this.#count);
+    const oversubscription = share === undefined ? "Never" : "Allow";
+    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes: Math.ceil(expertBudgetBytes), oversubscription };
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "inherit", "ipc"], serialization: "advanced" });
     this.#children.set(rank, child);
+    joins?.(rank, child.pid as number);
     const ended = once(child, "exit").then(([code]) => {
       throw new Error(`the process of rank ${rank} ended with ${code}`);
     });
@@ -101,11 +110,11 @@ export class RankProcesses extends Ranks {
   }
 
   async used(): Promise<Used> {
-    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, bytes: 0 };
+    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, loads: 0, loadedBytes: 0, stalled: 0, bytes: 0 };
     for (const [rank, child] of this.#children) {
       child.send("used");
       const spent = (await this.#answer(rank, child)) as Spent;
-      for (const part of ["cpu", "dense", "experts", "computed", "calls", "rows"] as const) used[part] += spent[part];
+      for (const part of Object.keys(spent) as (keyof Spent)[]) used[part] += spent[part];
       const port = this.byRank.get(rank)?.worker.metricsPort;
       used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
     }
