@@ -1,6 +1,7 @@
 // Hashes of a model store.
 import { createHash, webcrypto } from "node:crypto";
 import { setImmediate as yieldLoop } from "node:timers/promises";
+import { crc32 } from "node:zlib";
 import { codecsOf, type ExpertIndex } from "./store.ts";
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
@@ -17,6 +18,18 @@ export async function sha256Apart(bytes: Uint8Array): Promise<string> {
   if (bytes.byteLength < apartFromBytes) return sha256Hex(bytes);
   if (bytes.byteLength > apartMostBytes) return sha256InSlices(bytes);
   return Buffer.from(await webcrypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex");
+}
+
+/** Bytes that matched their hash once are compared with a sum of 32 bits afterwards (DECISIONS.md 5). */
+export function matchesAgain(): (bytes: Uint8Array, sha256: string) => Promise<boolean> {
+  const sums = new Map<string, number>();
+  return async (bytes, sha256) => {
+    const sum = sums.get(sha256);
+    if (sum !== undefined) return crc32(bytes) === sum;
+    const matches = (await sha256Apart(bytes)) === sha256;
+    if (matches) sums.set(sha256, crc32(bytes));
+    return matches;
+  };
 }
 
 async function sha256InSlices(bytes: Uint8Array): Promise<string> {

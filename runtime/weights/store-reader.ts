@@ -7,7 +7,8 @@ import { knownArchitectures } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
-import { modelDigest, sha256Apart } from "./digest.ts";
+import { matchesAgain, modelDigest, sha256Apart } from "./digest.ts";
+import { openDirectFile } from "./direct-file.ts";
 import { openFile, type RandomFile, readTextFile, statIfThere } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo, widenTensor } from "./safetensors.ts";
 import {
@@ -168,8 +169,8 @@ function codecEntry(dir: string, { codecs }: ExpertIndex, name: CodecName): NonN
   );
 }
 
-async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
-  return openFile(join(dir, codecEntry(dir, index, name).file), "CorruptShard");
+async function openUnits(dir: string, index: ExpertIndex, name: CodecName, rereads: boolean): Promise<RandomFile> {
+  return (rereads ? openDirectFile : openFile)(join(dir, codecEntry(dir, index, name).file), "CorruptShard");
 }
 
 interface DenseTensor {
@@ -224,11 +225,14 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
   };
 }
 
+const hasHash = async (bytes: Uint8Array, sha256: string): Promise<boolean> => (await sha256Apart(bytes)) === sha256;
+
 /** Checks each unit against the index. */
 export function unitReader(
   dir: string,
   index: ExpertIndex,
   file: (codec: CodecName) => Promise<Pick<RandomFile, "read">>,
+  matches = hasHash,
 ): ModelStore["readUnit"] {
   return async (layer, expert, codec) => {
     const units = await file(codec);
@@ -239,14 +243,16 @@ export function unitReader(
       });
     }
     const bytes = await units.read(unit.offset, unit.bytes);
-    if ((await sha256Apart(bytes)) !== unit.sha256)
-      throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
+    if (!(await matches(bytes, unit.sha256))) throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
     return bytes;
   };
 }
 
-/** Reads index and header. Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors or CorruptShard. */
-export async function openStore(dir: string): Promise<ModelStore> {
+/**
+ * Reads index and header. Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors or CorruptShard. `rereads`:
+ * units are read time and again (DECISIONS.md 5).
+ */
+export async function openStore(dir: string, { rereads = false } = {}): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
   const { text, json: config } = await readConfigText(dir, "BadModelConfig");
@@ -256,7 +262,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
   const layerShapes = layerShapesOf(index);
   const files = new Map<CodecName, Promise<RandomFile>>();
   const units = (codec: CodecName): Promise<RandomFile> => {
-    const open = files.get(codec) ?? openUnits(dir, index, codec);
+    const open = files.get(codec) ?? openUnits(dir, index, codec, rereads);
     files.set(codec, open);
     open.catch(() => files.delete(codec)); // the file may be put back
     return open;
@@ -275,7 +281,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
       return info && denseInfo(dir, name, { info, blocks: blocksOf(index, name) });
     },
     readDense: denseReader(dir, index, dense),
-    readUnit: unitReader(dir, index, units),
+    readUnit: unitReader(dir, index, units, rereads ? matchesAgain() : hasHash),
     layerShapes,
     decodeUnit(unit, codec, layer, expert) {
       const matrices = shapeOf(codec, layer, expert);

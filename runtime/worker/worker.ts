@@ -114,7 +114,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   if (weightServer)
     await fetchStore({ weightServer, codec: options.codec, dir: options.modelDir, waits: (why) => health.notReady("start", why), log });
   health.notReady("start", "opening the model");
-  const store = await openStore(options.modelDir);
+  const store = await openStore(options.modelDir, { rereads: options.oversubscription === "Allow" });
   opened.defer(() => store.close());
   const remoteModel = weightServer && (await openRemoteModel(base, weightServer, store));
   opened.defer(() => remoteModel?.kept.close());
