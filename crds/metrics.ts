@@ -11,6 +11,7 @@ import {
   failoverReasons,
   frameResults,
   frameStallParts,
+  loadRefusals,
   memberStates,
   requestRefusals,
   stallParts,
@@ -75,6 +76,8 @@ const trainingJob = { training_namespace: "open", training_job: "open" } as cons
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
 const trainingPlaced = { training_namespace: "open", training_job: "open", placement: trainingPlacements } as const;
 const trainingShare = { training_namespace: "open", training_job: "open", quantile: shareQuantiles } as const;
+
+const foreseen = { kind: ["predicted", "measured"] } as const;
 
 const table = {
   // ---- every process
@@ -280,6 +283,8 @@ const table = {
   enodia_expert_imbalance_bound_ratio: managed.gauge("The lowest imbalance that the memory budget allows for that load.", {
     layer_agg: ["max", "mean"],
   }),
+  enodia_expert_miss_loads_ratio: managed.gauge("Experts that ranks load for a token, where they serve more than they hold.", foreseen),
+  enodia_expert_miss_load_seconds: managed.gauge("Time of these loads for a token, summed over ranks.", foreseen),
   enodia_predicted_imbalance_ratio: managed.gauge(
     "Worst layer's busiest rank over the mean, for the forecast load: under the committed plan, and under the one last proposed.",
     { plan: ["committed", "proposed"] },
@@ -312,23 +317,7 @@ const table = {
   ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_answers_over_quota_total: managed.counter("Answers above a deployment's quota.", { result: ["delayed", "dropped"] }),
-  enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
-    reason: [
-      "malformed",
-      "too_large",
-      "unsigned",
-      "no_key",
-      "bad_signature",
-      "unknown_deployment",
-      "stale_boot",
-      "clock_unknown",
-      "late",
-      "duplicate",
-      "bad_seq",
-      "bad_window",
-      "rate",
-    ],
-  }),
+  enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", { reason: loadRefusals }),
 
   // ---- training jobs, as their statuses have them
   enodia_training_created_timestamp_seconds: operator.gauge("Unix time at which the job was made.", trainingJob),

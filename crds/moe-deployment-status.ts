@@ -9,7 +9,7 @@ const time = (description: string) => z.iso.datetime().optional().meta({ descrip
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
 const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
 
-/** Sorted in writing order; the last two are optional. */
+/** Sorted in writing order; the last three are optional. */
 export const moeDeploymentConditions = [
   "Ready",
   "Available",
@@ -22,6 +22,7 @@ export const moeDeploymentConditions = [
   "TelemetryFresh",
   "PlacementBalanced",
   "RuntimeUpToDate",
+  "ExpertsOversubscribed",
   "ScalingActive",
   "GatewayRouted",
 ] as const;

@@ -158,3 +158,20 @@ export type TrainingFailure = (typeof trainingFailures)[number];
 
 /** Reasons of ScalingActive=False that are faults. */
 export const autoscaleFaults = ["SignalsMissing", "ReplicasApplied", "ReplicasTaken", "ScaleFailed"] as const;
+
+/** Why a load message does not count. */
+export const loadRefusals = [
+  "malformed",
+  "too_large",
+  "unsigned",
+  "no_key",
+  "bad_signature",
+  "unknown_deployment",
+  "stale_boot",
+  "clock_unknown",
+  "late",
+  "duplicate",
+  "bad_seq",
+  "bad_window",
+  "rate",
+] as const;

@@ -23,6 +23,9 @@ test("a load message is the same after writing and reading, with and without tim
   const seconds = { dense: 1.25, experts: 0 };
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, seconds }))), { ...window, seconds });
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, compute }))), { ...window, compute });
+  const misses = { loads: 3, bytes: 3_000_000, micros: 4_500 };
+  assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, misses }))), { ...window, misses });
+  assert.throws(() => decodeLoad(changed({ misses: { ...misses, bytes: -1 } })), { code: "InvalidTelemetry" });
   assert.deepEqual(decodeLoad(bytes(encodeLoad(window))), window);
 });
 

@@ -65,6 +65,10 @@ const computeSchema = z.object({
 });
 export type ComputeWork = z.infer<typeof computeSchema>;
 
+/** Loads of experts that tokens waited for: overlapping ones take their time once. */
+const missSchema = z.object({ loads: computeCount, bytes: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER), micros: computeCount });
+export type Misses = Readonly<z.infer<typeof missSchema>>;
+
 const loadMessageSchema = z.object({
   v: z.literal(telemetryVersion),
   deploymentUID: z.string().min(1).max(64),
@@ -83,6 +87,8 @@ const loadMessageSchema = z.object({
   served: counts,
   seconds: z.object({ dense: z.number().min(0), experts: z.number().min(0) }).optional(),
   compute: computeSchema.optional(),
+  /** Set where experts.oversubscription is Allow. */
+  misses: missSchema.optional(),
 });
 type LoadMessage = z.infer<typeof loadMessageSchema>;
 

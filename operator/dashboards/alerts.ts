@@ -25,6 +25,8 @@ const alwaysActive = `min by (${byJob}) (min_over_time(enodia_training_active[${
 /** Both windows belong to this job, not to a namesake before it. */
 const oldEnough = `time() - max by (${byJob}) (enodia_training_created_timestamp_seconds) > ${2 * stallMinutes * 60}`;
 
+const missSeconds = (kind: string): string => `max by (namespace, deployment) (enodia_expert_miss_load_seconds{kind="${kind}"})`;
+
 export const alerts: readonly Alert[] = [
   {
     alert: "EnodiaNoLeader",
@@ -78,6 +80,15 @@ export const alerts: readonly Alert[] = [
     summary: "A rebalance of {{ $labels.namespace }}/{{ $labels.deployment }} makes no progress",
     description:
       "A plan is under way more than a minute after its deadline, by which it should have been committed or rolled back. See the ExpertPlacement status and the operator's log.",
+  },
+  {
+    alert: "EnodiaExpertLoadsSlow",
+    expr: `${missSeconds("measured")} > 2 * ${missSeconds("predicted")} > 0`,
+    for: "10m",
+    severity: "warning",
+    summary: "Tokens of {{ $labels.namespace }}/{{ $labels.deployment }} wait for experts twice as long as predicted",
+    description:
+      "Ranks serve more experts than their memory holds, and for 10 minutes loads have taken more than twice the predicted time of a token. Texts stay the same and come slower. The condition ExpertsOversubscribed has the figures; check the nodes' disks, or raise experts.memoryPerRank.",
   },
   {
     alert: "EnodiaAutoscalerHeld",

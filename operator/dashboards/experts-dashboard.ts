@@ -108,6 +108,12 @@ const series: readonly Panel[] = [
     [`sum by (${byRank}) (enodia_expert_hosted_bytes{%})`, "{{deployment}} rank {{rank}}"],
     [`max by (${by}) (enodia_expert_budget_bytes{%})`, "{{deployment}} budget"],
   ]),
+  fromZero("Experts loaded for a token", "Where ranks serve more than their memory holds.", "none", [
+    [`max by (${by}, kind) (enodia_expert_miss_loads_ratio{%})`, "{{deployment}} {{kind}}"],
+  ]),
+  fromZero("Loads for a token", "Time of these loads, summed over ranks, beside what the plan predicts at the measured rate.", "s", [
+    [`max by (${by}, kind) (enodia_expert_miss_load_seconds{%})`, "{{deployment}} {{kind}}"],
+  ]),
   fromZero("Telemetry age", "Seconds since the oldest last load message of an active rank.", "s", [
     [`max by (${by}) (enodia_telemetry_age_seconds{%})`, "{{deployment}}"],
   ]),

@@ -15,10 +15,11 @@ const announced: Readonly<Record<string, "True" | "False">> = {
   FieldConflict: "True",
   ModelAvailable: "False",
   TelemetryFresh: "False",
+  ExpertsOversubscribed: "True",
 };
 
 /** Healthy starts pass through them: a warning only where it was well before. */
-const starting = "BelowMinServing Downloading NoGateway PartialRanks RanksNotReady Stale WeightServerNotReady";
+const starting = "BelowMinServing Downloading NoGateway Oversubscribed PartialRanks RanksNotReady Stale WeightServerNotReady";
 const startingReasons: readonly string[] = starting.split(" ");
 
 export const deploymentStatus: StatusKind<MoEDeploymentStatus> = {

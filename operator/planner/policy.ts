@@ -10,8 +10,10 @@ export interface RankSpec {
   readonly rank: number;
   /** Relative expert rows per second; 1 for all when unmeasured. */
   readonly speed: number;
-  /** Resident bytes for experts, one staging slot included. */
+  /** Resident bytes for experts, one staging slot included; of experts that it may serve where `memoryBytes` is set (served.ts). */
   readonly budgetBytes: number;
+  /** Its memory for experts, where it may serve more than that. */
+  readonly memoryBytes?: number;
   readonly zone: string;
   readonly rack?: string | undefined;
   readonly node: string;

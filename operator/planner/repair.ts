@@ -101,6 +101,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
   const repair = new Repair(problem, hosts, carriedOut);
   repair.relieve();
+  if (input.ranks.some(({ memoryBytes }) => memoryBytes !== undefined)) repair.shed(input.budget.maxMoves);
   const left = repair.adoptAll(orphans);
   const unhosted: Orphan[] = [];
   const later: Orphan[] = [];
@@ -186,6 +187,37 @@ class Repair {
     }
   }
 
+  /** Moves the coldest experts from ranks above their budget: what is served can exceed it once ranks come back. */
+  shed(movesMax: number): void {
+    const isOver = (g: number): boolean => (this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6;
+    const over = new Set([...this.#used.keys()].filter(isOver));
+    if (over.size === 0) return;
+    const cells = this.#hosts.flatMap((layer, l) =>
+      layer.flatMap((row, expert) => {
+        const g = row[0] as number;
+        const demand = layerDemand(this.#problem, l)[expert] as number;
+        return row.length === 1 && over.has(g) && this.#size(l, expert) > 0 ? [{ layer: l, expert, g, demand }] : [];
+      }),
+    );
+    let moves = 0;
+    for (const { layer, expert, g, demand } of cells.sort((a, b) => a.demand - b.demand)) {
+      if (moves >= movesMax || !isOver(g)) continue;
+      const row = this.#hosts[layer]?.[expert] as number[];
+      this.#leaves(layer, expert, g);
+      const load = this.#load[layer] as Float64Array;
+      load[g] = (load[g] as number) - demand;
+      if (this.#adopt(layer, expert)) {
+        moves++;
+        this.evicted.add(layer);
+        continue;
+      }
+      row.push(g);
+      load[g] = (load[g] as number) + demand;
+      this.#used[g] = (this.#used[g] as number) + this.#size(layer, expert);
+      (this.#count[layer] as Int32Array)[g] = ((this.#count[layer] as Int32Array)[g] as number) + 1;
+    }
+  }
+
   #dropColdest(rank: number): boolean {
     const found = this.#expertReplicas.find(({ layer, expert }, row) =>
       row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined,
@@ -200,14 +232,18 @@ class Repair {
   }
 
   #drop(layer: number, expert: number, rank: number): void {
-    const row = this.#hosts[layer]?.[expert] as number[];
-    row.splice(row.indexOf(rank), 1);
+    this.#leaves(layer, expert, rank);
     this.#expertReplicas.dropped(layer, expert);
     this.#inVain.clear();
+    this.evicted.add(layer);
+  }
+
+  #leaves(layer: number, expert: number, rank: number): void {
+    const row = this.#hosts[layer]?.[expert] as number[];
+    row.splice(row.indexOf(rank), 1);
     this.#used[rank] = (this.#used[rank] as number) - this.#size(layer, expert);
     const count = this.#count[layer] as Int32Array;
     count[rank] = (count[rank] as number) - 1;
-    this.evicted.add(layer);
   }
 
   /**

@@ -91,7 +91,8 @@ export function membersOf(views: readonly RankView[]): Member[] {
     }));
 }
 
-export function planMembers(views: readonly RankView[]): Map<number, PlanMember> {
+export function planMembers(views: readonly RankView[], ranks: readonly RankSpec[]): Map<number, PlanMember> {
+  const budgets = new Map(ranks.map(({ rank, budgetBytes }) => [rank, budgetBytes]));
   const usable = views.filter((view) => view.usable);
   return new Map(
     usable.map(({ rank, pod, report }): [number, PlanMember] => [
@@ -100,7 +101,7 @@ export function planMembers(views: readonly RankView[]): Map<number, PlanMember>
         bootId: report?.description?.bootId ?? "",
         podName: pod.name,
         podUid: pod.uid,
-        budgetBytes: report?.description?.budgetBytes ?? 0,
+        budgetBytes: budgets.get(rank) ?? 0,
         held: report?.hosted ?? new Map(),
       },
     ]),

@@ -5,6 +5,7 @@ import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";
 import { atRisk, belowFloor } from "../planner/expert-replicas.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import { servedBudgets } from "../planner/served.ts";
 import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
@@ -64,7 +65,9 @@ export class Observer {
     this.#remember(views, world, now);
     const { committed: plan } = placement.facts;
     const members = memberKey(views);
-    const ranks = rankSpecs(views, plan, this.#load?.speeds);
+    const described = rankSpecs(views, plan, this.#load?.speeds);
+    const isAllowed = world.spec.experts.oversubscription === "Allow";
+    const ranks = isAllowed && this.#shape ? servedBudgets(this.#shape, described) : described;
     const expected = expectedOf(views, ranks);
     const staleAfterMs = parseDuration(world.spec.telemetry.staleAfter, "spec.telemetry.staleAfter");
     const seen: Omit<Observed, "belowFloor"> = {
@@ -79,6 +82,7 @@ export class Observer {
       signals: this.#signals.look(views, now),
       expected,
       shape: this.#shape,
+      topK: views.find(({ usable }) => usable)?.report?.description?.topK ?? 0,
       otherModel,
       placement: placement.facts,
       plan,

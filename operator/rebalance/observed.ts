@@ -9,6 +9,7 @@ import type { PhaseLoad } from "../planner/load/timing.ts";
 import type { ExpectedRank, MeasuredImbalance } from "../planner/load/windows.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import type { Decision, Judged } from "../planner/replan.ts";
+import type { TierLook } from "./load/tier-loads.ts";
 import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
 import type { PlanReport } from "./rollout/proposal.ts";
 
@@ -46,6 +47,8 @@ export interface LoadSnapshot {
   /** The worst layer's max/mean under the committed plan and the last forecast. */
   readonly predicted: number | undefined;
   readonly judged: Judged | undefined;
+  /** Undefined where memory holds all experts. */
+  readonly tiers?: TierLook | undefined;
   readonly outlook: Outlook | undefined;
 }
 
@@ -98,6 +101,8 @@ export interface Observed {
   readonly signals: ReadonlyMap<string, RankSignals>;
   readonly expected: readonly ExpectedRank[];
   readonly shape: ModelShape | undefined;
+  /** Experts of a layer that a token chooses; 0 while unknown. */
+  readonly topK: number;
   /** The workers run another model or another form of its experts: stored facts are void. */
   readonly otherModel: boolean;
   readonly placement: PlacementFacts;

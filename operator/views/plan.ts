@@ -71,7 +71,7 @@ function hostingOf({ spec, status }: ExpertPlacement, plans: readonly LayerPlan[
   });
 }
 
-const notable: readonly string[] = ["PlacementBalanced", "TelemetryFresh", "Degraded", "Progressing"];
+const notable: readonly string[] = ["PlacementBalanced", "ExpertsOversubscribed", "TelemetryFresh", "Degraded", "Progressing"];
 
 export function explainedSections({ deployment, placement }: ExplainFacts, explained: Explained): readonly Section[] {
   const { predicted, measured, forecast, decision } = explained;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, model } from "../../../test/kit/deployment/deployment.ts";
-import { fit, rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
+import { fit, memoryRefusals, rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
 
 const Mi = 2 ** 20;
 
@@ -16,11 +16,23 @@ test("requests at once are what the workers report, and the arithmetic says how 
 
 test("the floor is the least number of ranks that fit, and one less does not", () => {
   for (const perRank of [3 * Mi, 5 * Mi, 9 * Mi, 17 * Mi]) {
-    const floor = rankFloor(deployment({ experts: { memoryPerRank: perRank } }).spec, model, undefined);
-    assert.ok(floor && fit(model, floor.count, perRank).fits && !fit(model, floor.count - 1, perRank).fits, `${perRank}`);
+    const { spec } = deployment({ experts: { memoryPerRank: perRank } });
+    const floor = rankFloor(spec, model, undefined);
+    assert.ok(floor && fit(spec, model, floor.count, perRank).fits && !fit(spec, model, floor.count - 1, perRank).fits, `${perRank}`);
   }
   const { reason } = rankFloor(deployment({ experts: { memoryPerRank: 9 * Mi } }).spec, model, undefined) ?? {};
   assert.equal(reason, "16 experts need 16Mi; 9Mi per rank, of which 1Mi stage moves");
+});
+
+test("with oversubscription one rank is enough, unless its memory holds less than a token needs of a layer", () => {
+  const of = (memoryPerRank: number) => deployment({ experts: { memoryPerRank, oversubscription: "Allow" } }).spec;
+  const least = (model.topK + 1) * Mi;
+  assert.equal(rankFloor(of(least), model, undefined)?.count, 1);
+  assert.deepEqual(memoryRefusals(of(least), model, 1, undefined), []);
+  assert.equal(rankFloor(of(least - 1), model, undefined), undefined);
+  const [refusal] = memoryRefusals(of(least - 1), model, 8, undefined);
+  assert.equal(refusal?.reason, "InsufficientExpertMemory");
+  assert.match(refusal?.message ?? "", new RegExp(`memoryPerRank ${least / Mi}Mi$`));
 });
 
 test("no floor where a rank's memory is not known, or holds no expert", () => {

@@ -30,8 +30,10 @@ export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView
 /** Undefined where a rank's memory is unknown, or no number of ranks suffices. */
 export function rankFloor(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): Reckoned | undefined {
   const budget = expertBudget(spec, model, limitBytes);
-  const count = budget === undefined ? Infinity : leastRanks(model, budget);
+  const count = budget === undefined ? Infinity : leastRanks(model, budget, spec);
   if (budget === undefined || !Number.isFinite(count)) return undefined;
+  if (spec.experts.oversubscription === "Allow")
+    return { count, reason: "experts.oversubscription is Allow: one rank may serve all experts" };
   const size = formatBytes(Math.max(1, model.largestExpertBytes));
   const reason = `${expertCount(model)} experts need ${formatBytes(model.expertBytes)}; ${formatBytes(budget)} per rank, of which ${size} stage moves`;
   return { count, reason };
@@ -54,21 +56,34 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One replica of every expert, each rank less its staging slot. Exact for equal sizes. */
-export function fit(model: ModelView, ranks: number, perRank: number): Fit {
+/** One replica of every expert, each rank less its staging slot. Exact for equal sizes. With oversubscription, what a token needs of a layer. */
+export function fit(spec: Pick<MoEDeploymentSpec, "experts">, model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
-  const replicas = leastRanks(model, perRank);
+  const replicas = leastRanks(model, perRank, spec);
   if (ranks > 0 && ranks >= replicas) return { fits: true, message };
   const slot = Math.max(model.largestExpertBytes, 1);
+  if (spec.experts.oversubscription === "Allow") {
+    const least = formatBytes(leastMemory(model), "up");
+    return { fits: false, message: `experts of one token and layer, and a slot of ${formatBytes(slot)}, need memoryPerRank ${least}` };
+  }
   const bySlots = (Math.ceil(expertCount(model) / Math.max(ranks, 1)) + 1) * slot;
   const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
   const more = Number.isFinite(replicas) ? ` or replicas to ${replicas}` : "";
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
-  return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
+  return {
+    fits: false,
+    message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}`,
+  };
+}
+
+/** What a token needs of one layer and a slot for what is loaded, or all: with less, a rank that serves more than it holds never rests. */
+function leastMemory({ topK, largestExpertBytes, expertBytes }: ModelView): number {
+  return Math.min(topK * largestExpertBytes, expertBytes) + Math.max(largestExpertBytes, 1);
 }
 
 /** Infinity when no expert fits beside the staging slot. */
-function leastRanks(model: ModelView, perRank: number): number {
+function leastRanks(model: ModelView, perRank: number, { experts }: Pick<MoEDeploymentSpec, "experts">): number {
+  if (experts.oversubscription === "Allow") return perRank < leastMemory(model) ? Infinity : 1;
   const slot = Math.max(model.largestExpertBytes, 1);
   const slots = Math.floor(perRank / slot) - 1;
   // Where experts differ in size, a rank leaves less unused than the largest one.
@@ -104,7 +119,7 @@ export function memoryRefusals(
   if (!model || ranks === 0) return [];
   const budget = expertBudget(spec, model, limitBytes);
   if (budget === undefined) return [];
-  const result = fit(model, ranks, budget);
+  const result = fit(spec, model, ranks, budget);
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
   if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count device memory
   const need = budget + model.denseBytes + model.kvBytes + processBytes;

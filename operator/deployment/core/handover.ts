@@ -142,7 +142,7 @@ function bound({ snapshot, ranks, limitBytes }: HandoverInput, pod: PodFacts): s
   const budget = model ? expertBudget(snapshot.deployment.spec, model, limitBytes) : undefined;
   const others = `the other ${ranks - 1} ranks`;
   if (!model || budget === undefined) return `what does not fit on ${others} of its experts is loaded on demand until its successor serves`;
-  const { fits, message } = fit(model, ranks - 1, budget);
+  const { fits, message } = fit(snapshot.deployment.spec, model, ranks - 1, budget);
   if (fits) return `${others} have room for its experts (${message})`;
   const bytes = formatBytes(members.find((one) => one.podUid === pod.uid)?.uniqueBytes ?? 0);
   return `what does not fit on ${others} (${message}) of its ${bytes} is loaded on demand until its successor serves`;

@@ -173,6 +173,8 @@ export interface RebalanceView {
    */
   readonly telemetryFresh: Verdict;
   readonly placementBalanced: Verdict;
+  /** Reasons: Oversubscribed, FitsInMemory, NotObserved; undefined where the spec does not allow it. */
+  readonly expertsOversubscribed?: Verdict | undefined;
   /** Copied into the status. */
   readonly placement: MoEDeploymentStatus["placement"];
   readonly telemetry: MoEDeploymentStatus["telemetry"];

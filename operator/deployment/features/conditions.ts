@@ -57,6 +57,7 @@ export function verdicts(findings: Findings): Verdicts {
       "PlacementBalanced",
       view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet"),
     ),
+    ExpertsOversubscribed: oversubscribed(findings),
     RuntimeUpToDate: upToDate(findings),
     ScalingActive: findings.scaling?.status === "Unknown" ? lastKnown(findings, "ScalingActive", findings.scaling) : findings.scaling,
     GatewayRouted: routeVerdict(findings.snapshot),
@@ -240,6 +241,12 @@ export function lostRanks({ snapshot, ranks }: Findings): number[] {
     .filter((rank) => !serving.has(rank))
     .sort((a, b) => a - b)
     .slice(0, ranks);
+}
+
+function oversubscribed(findings: Findings): Verdict | undefined {
+  const { view, deployment } = findings.snapshot;
+  if (deployment.spec.experts.oversubscription !== "Allow") return undefined;
+  return lastKnown(findings, "ExpertsOversubscribed", view?.expertsOversubscribed ?? unknown("NotObserved", "no worker was reached yet"));
 }
 
 function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict {

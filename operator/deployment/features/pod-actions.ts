@@ -197,11 +197,12 @@ const mark = (pod: PodFacts, reason: LeavingReason, why: string): Action => ({ t
 /** A shrink is refused when the remaining ranks cannot hold every expert. */
 function infeasible(input: PodsInput, present: number): Blocked | undefined {
   const { model } = input.snapshot.view ?? {};
-  const budget = model ? expertBudget(input.snapshot.deployment.spec, model, input.limitBytes) : undefined;
+  const { spec } = input.snapshot.deployment;
+  const budget = model ? expertBudget(spec, model, input.limitBytes) : undefined;
   if (!model || budget === undefined) return undefined;
-  const result = fit(model, input.ranks, budget);
+  const result = fit(spec, model, input.ranks, budget);
   // Ranks that do not fit now either are refused elsewhere; scaling down must stay possible.
-  return result.fits || !fit(model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
+  return result.fits || !fit(spec, model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
 }
 
 /** Ranks leave in this order: being emptied, unready, fewest unique expert bytes, highest rank. */

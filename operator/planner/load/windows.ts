@@ -1,5 +1,5 @@
 // Combines the load messages of all ranks into one view per window. A rank that did not report is missing, never zero.
-import { type LoadHead, type LoadWindow, loadJitterMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
+import { type LoadHead, type LoadWindow, loadJitterMsMax, type Misses, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
@@ -33,6 +33,8 @@ export interface ClosedWindow {
   readonly perLayer: Float64Array;
   /** The time of steps by phase, mean of ranks; unset unless all ranks report it. */
   readonly seconds?: StepSeconds;
+  /** Of all ranks together; unset unless all report them. */
+  readonly misses?: Misses;
 }
 
 interface RankRecord {
@@ -41,6 +43,7 @@ interface RankRecord {
   lastMs: number;
   served: Float64Array;
   seconds: StepSeconds | undefined;
+  misses: Misses | undefined;
   coveredMs: number;
   heard: boolean;
   /** What its own tokens choose, [layers * experts], older windows counting less; and for how many windows, since it was last void. */
@@ -109,6 +112,7 @@ export class LoadWindows {
       record.served[l] = (record.served[l] as number) + rows;
     }
     if (window.seconds) record.seconds = sumOf(record.seconds ?? noSeconds, window.seconds);
+    if (window.misses) record.misses = missesOf([record.misses ?? noMisses, window.misses]);
     return { ok: true };
   }
 
@@ -121,6 +125,7 @@ export class LoadWindows {
       lastMs: 0,
       served: new Float64Array(this.layers),
       seconds: undefined,
+      misses: undefined,
       coveredMs: 0,
       heard: false,
       sources: undefined,
@@ -188,6 +193,9 @@ export class LoadWindows {
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
       ...meanSeconds(heard.map((record) => record?.seconds)),
+      ...(heard.length > 0 && heard.every((record) => record?.misses)
+        ? { misses: missesOf(heard.flatMap((record) => record?.misses ?? [])) }
+        : {}),
     };
     // Counts of a rank that was silent would seem small beside those of others.
     if (closed.missing.length > 0) this.forgetSources();
@@ -229,6 +237,7 @@ export class LoadWindows {
     for (const record of this.#ranks.values()) {
       record.served.fill(0);
       record.seconds = undefined;
+      record.misses = undefined;
       record.coveredMs = 0;
       record.heard = false;
     }
@@ -259,6 +268,10 @@ function equalTimes(heard: readonly (RankRecord | undefined)[]): number[] {
 }
 
 const noSeconds: StepSeconds = { dense: 0, experts: 0 };
+const noMisses: Misses = { loads: 0, bytes: 0, micros: 0 };
+
+const missesOf = (all: readonly Misses[]): Misses =>
+  all.reduce((a, b) => ({ loads: a.loads + b.loads, bytes: a.bytes + b.bytes, micros: a.micros + b.micros }));
 
 function sumOf(a: StepSeconds, b: StepSeconds): StepSeconds {
   return { dense: a.dense + b.dense, experts: a.experts + b.experts };

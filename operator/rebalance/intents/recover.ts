@@ -119,8 +119,9 @@ function readable(
   return undefined;
 }
 
-/** True when the plan exceeds a rank's memory: it was made for smaller experts or more memory. */
-function overfull({ shape, views }: Observed, plan: PlacementPlan): boolean {
+/** True when the plan exceeds a rank's memory: it was made for smaller experts or more memory, and ranks hold no more than that. */
+function overfull({ shape, views, spec }: Observed, plan: PlacementPlan): boolean {
+  if (spec.experts.oversubscription === "Allow") return false;
   const bytes = shape ? bytesByRank(shape, plan.layers) : new Map<number, number>();
   return views.some((view) => view.usable && (bytes.get(view.rank) ?? 0) > (view.report?.description?.budgetBytes ?? 0));
 }

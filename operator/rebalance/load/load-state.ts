@@ -31,8 +31,10 @@ import {
   whetherToMove,
   whetherToPlan,
 } from "../../planner/replan.ts";
+import { isOversubscribed } from "../../planner/served.ts";
 import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
 import { PathRates } from "./rates.ts";
+import { TierLoads, type TierLook } from "./tier-loads.ts";
 
 /** For this many windows a plan's expert replicas are not rolled back, unless the load has changed. */
 const dwellWindows = 3;
@@ -51,7 +53,7 @@ const evenForLeast = 12;
 /** Each search doubles the intervals until the next, up to this; a change of load begins anew. */
 const nearWaitMost = 32;
 
-export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan">;
+export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan"> & Partial<Pick<Observed, "topK">>;
 
 export class LoadState {
   readonly windows: LoadWindows;
@@ -81,6 +83,8 @@ export class LoadState {
   #settled = false;
   #noise: Float64Array | undefined;
   readonly #resharded = new ReshardAge();
+  readonly #tierLoads = new TierLoads();
+  #tiers: { readonly plan: PlacementPlan | undefined; readonly look: TierLook | undefined } | undefined;
   #history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
@@ -106,12 +110,15 @@ export class LoadState {
     const { window } = facts.spec.rebalancing.trigger;
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
     const openMs = now - this.windows.openSince;
+    if (this.#tiers?.plan !== facts.plan) this.#lookAtTiers(facts);
     if (openMs < windowMs) return false;
     const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
     if (this.windows.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.windows.close(facts.expected, now);
     this.speeds.close(facts.hardware);
     this.#window = closed;
+    this.#tierLoads.observe(closed, facts.topK ?? 0);
+    this.#lookAtTiers(facts);
     if (closed.missing.length > 0 || closed.selections === 0) return true;
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
@@ -136,6 +143,11 @@ export class LoadState {
     this.#served.add(closed, measuredRows);
     this.#measured = this.#served.measure(wanted);
     return true;
+  }
+
+  #lookAtTiers(facts: LoadFacts): void {
+    const { plan, topK = 0 } = facts;
+    this.#tiers = { plan, look: isOversubscribed(facts.ranks) ? this.#tierLoads.look(this.input(facts), topK) : undefined };
   }
 
   ask(facts: LoadFacts, now: number): Decision {
@@ -176,7 +188,7 @@ export class LoadState {
     const { mode, policy, trigger, interval } = facts.spec.rebalancing;
     const allowed = trigger.imbalancePercent / 100 - 1;
     const wait = this.#nearWait * parseDuration(interval, "spec.rebalancing.interval");
-    const isWanted = mode === "Auto" && (policies[policy] as PlacementPolicy).keepsNear === true;
+    const isWanted = mode === "Auto" && !isOversubscribed(facts.ranks) && (policies[policy] as PlacementPolicy).keepsNear === true;
     this.windows.countSources(isWanted);
     if (!isWanted || this.#evenFor < evenForLeast || now - Math.max(this.#lastPlanAt, this.#nearAt) < wait) return undefined;
     if ((this.#predicted ?? 1) > 1 + nearMargin * allowed) return undefined;
@@ -224,6 +236,7 @@ export class LoadState {
       phases: this.#phases,
       predicted: this.#predicted,
       judged: this.#judged,
+      tiers: this.#tiers?.look,
       outlook: this.#outlook(),
     };
   }
@@ -286,6 +299,7 @@ export class LoadState {
     if (!near) this.windows.forgetSources();
     this.speeds.drop();
     this.#served.clear();
+    this.#tierLoads.restart();
     this.#measured = undefined;
     this.#phases = [];
   }

@@ -54,7 +54,7 @@ export class Rollout {
     this.#parts = parts;
     this.#proposal = proposal;
     this.#seen = seen;
-    this.#members = planMembers(seen.views);
+    this.#members = planMembers(seen.views, seen.ranks);
     this.#bytesPerSecond = proposal.limited && parent ? transferLimit(seen.spec) : 0;
     this.#startedAt = parts.ports.clock.now();
     const described = seen.views.find((view) => view.usable)?.report?.description;

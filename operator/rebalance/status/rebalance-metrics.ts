@@ -4,6 +4,7 @@ import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { LoadSnapshot } from "../observed.ts";
 import type { PlanEnd } from "../rollout/proposal.ts";
+import { oversubscribedFigures } from "./oversubscribed.ts";
 
 export interface LoadView {
   readonly load: LoadSnapshot | undefined;
@@ -25,6 +26,10 @@ export function recordLoad(metrics: Pick<Metrics<"operator">, "set" | "unset">, 
   if (ageMs === undefined) metrics.unset("enodia_telemetry_age_seconds", labels);
   else metrics.set("enodia_telemetry_age_seconds", ageMs / 1000, labels);
   if (load) recordBalance(metrics, labels, load);
+  for (const { name, kind, value } of oversubscribedFigures(load?.tiers)) {
+    if (value === undefined) metrics.unset(name, { ...labels, kind });
+    else metrics.set(name, value, { ...labels, kind });
+  }
 }
 
 type DeploymentLabels = ReturnType<typeof labelsOf>;

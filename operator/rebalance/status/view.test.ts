@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { deployment } from "../../../test/kit/deployment/deployment.ts";
 import type { MemberView, RebalanceView } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 import { changeKey, rebalanceView, type ViewInput } from "./view.ts";
@@ -15,7 +16,7 @@ const rank = (number: number, device: string, numerics = "exact: double") =>
   }) as unknown as RankView;
 
 const input = (views: readonly RankView[]): ViewInput => ({
-  world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
+  world: { ref: { namespace: "ns", name: "moe" }, spec: deployment().spec } as ViewInput["world"],
   views,
   shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
   gateways: [],

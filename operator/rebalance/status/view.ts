@@ -5,6 +5,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
 import { stagingBytes } from "../../planner/problem.ts";
 import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
+import { expertsOversubscribed } from "./oversubscribed.ts";
 
 export interface Progress {
   readonly drains: readonly DrainView[];
@@ -35,6 +36,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
     reproducible: reproducible(input.views),
     telemetryFresh: telemetryFresh(input.telemetry),
     placementBalanced: placementBalanced(input),
+    expertsOversubscribed: expertsOversubscribed(input),
     placement: {
       ...(input.epoch === undefined ? {} : { placementRef: { name: input.world.ref.name }, epoch: input.epoch }),
       ...(input.rollout ? { phase: input.rollout.phase } : input.epoch === undefined ? {} : { phase: "Committed" }),
@@ -61,6 +63,7 @@ export function changeKey(view: RebalanceView): string {
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
     placementBalanced: view.placementBalanced.reason,
+    expertsOversubscribed: view.expertsOversubscribed?.reason,
     placement,
   });
 }

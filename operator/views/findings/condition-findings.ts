@@ -52,6 +52,8 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
       });
     return when(isFalse(c) && c.reason !== "Rebalancing", { severity: "info", role: "aside", what: "the load is uneven" });
   },
+  ExpertsOversubscribed: (c) =>
+    when(c.status === "True", { severity: "info", role: "aside", what: "tokens wait for experts that memory does not hold" }),
   ScalingActive: (c) =>
     when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
   // A missing Gateway never reports anything.
@@ -133,6 +135,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   PodRefused: edit,
   InsufficientExpertMemory: edit,
   InsufficientMemoryLimit: edit,
+  Oversubscribed: edit,
   ...Object.fromEntries(endsOfSpec.map((code) => [code, edit])),
   NamespaceNotGranted: grant,
   RolledBack: rollout("undo"),

@@ -84,6 +84,14 @@ export const faults: readonly Fault[] = [
       "count(deployment_type:enodia_deployment_trouble:bool) or vector(0)": { at: "30m", value: 0 },
     },
   ],
+  [
+    "experts are loaded as fast as predicted, and then three times as slow",
+    {
+      [`enodia_expert_miss_load_seconds{${moe}, kind="predicted"}`]: steady(0.02),
+      [`enodia_expert_miss_load_seconds{${moe}, kind="measured"}`]: "0.03+0x60 0.06+0x120",
+    },
+    { "30m": {}, "1h9m": {}, "1h20m": { EnodiaExpertLoadsSlow: ofMoe } },
+  ],
   ["both replicas wait for the lease", { [leader]: steady(0) }, { "4m": {}, "6m": { EnodiaNoLeader: {} } }],
   [
     "no operator is scraped",

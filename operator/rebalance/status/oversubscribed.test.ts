@@ -1,0 +1,63 @@
+// From windows of load to the condition: what ranks with half of the memory load for tokens, foreseen and measured.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { deployment } from "../../../test/kit/deployment/deployment.ts";
+import { modelShape, planInput, rankSpec } from "../../../test/kit/planner/plan-input.ts";
+import { firstPlan } from "../../planner/repair.ts";
+import { servedBudgets } from "../../planner/served.ts";
+import { TierLoads } from "../load/tier-loads.ts";
+import { expertsOversubscribed, oversubscribedFigures } from "./oversubscribed.ts";
+
+const Mi = 2 ** 20;
+const shape = modelShape(4, 16, Mi);
+const ranks = servedBudgets(
+  shape,
+  [0, 1].map((rank) => rankSpec(rank, { budgetBytes: 17 * Mi })),
+);
+const input = planInput(shape, ranks);
+const planned = { ...input, current: firstPlan(input) };
+const perLayer = new Float64Array(4).fill(2_000);
+const world = (oversubscription: string) => ({ spec: deployment({ experts: { memoryPerRank: "17Mi", oversubscription } }).spec });
+
+test("the condition has what is foreseen, then how long it takes, then what was measured", () => {
+  const loads = new TierLoads();
+  const verdict = () => expertsOversubscribed({ world: world("Allow"), load: { tiers: loads.look(planned, 2) }, epoch: 1 });
+  const foreseen = verdict();
+  assert.equal(`${foreseen?.status} ${foreseen?.reason}`, "True Oversubscribed");
+  // Every expert is as hot as another: half of the choices but what the slot keeps.
+  assert.match(
+    foreseen?.message ?? "",
+    /ranks have 34Mi for 64Mi of experts, and 32 of 64 stay there; predicted to be loaded: 47% of choices/,
+  );
+  assert.match(foreseen?.message ?? "", /how long that takes is not known before experts were loaded; raise memoryPerRank/);
+  loads.observe({ perLayer, misses: { loads: 4_500, bytes: 4_500 * Mi, micros: 9_000_000 } }, 2);
+  assert.match(
+    verdict()?.message ?? "",
+    /3\.8 experts .* a token, 7\.5 ms of loads and \S+ ms of waiting at 500Mi\/s; measured: 4\.5 experts and 9 ms/,
+  );
+  loads.restart();
+  assert.match(verdict()?.message ?? "", /at 500Mi\/s; raise/, "another plan is measured anew, at the rate that is known");
+});
+
+test("windows without a report, and tokens too few, measure nothing", () => {
+  const loads = new TierLoads();
+  loads.observe({ perLayer }, 2);
+  loads.observe({ perLayer: new Float64Array(4).fill(20), misses: { loads: 9, bytes: 9, micros: 9 } }, 2);
+  const { measured, bytesPerSecond } = loads.look(planned, 2) ?? {};
+  assert.deepEqual([measured, bytesPerSecond], [undefined, undefined]);
+});
+
+test("without oversubscription there is no condition, and where memory suffices it is False", () => {
+  assert.equal(expertsOversubscribed({ world: world("Never"), load: undefined, epoch: 1 }), undefined);
+  assert.equal(expertsOversubscribed({ world: world("Allow"), load: undefined, epoch: undefined })?.status, "Unknown");
+  assert.equal(expertsOversubscribed({ world: world("Allow"), load: undefined, epoch: 3 })?.reason, "FitsInMemory");
+});
+
+test("figures that are not known have no series", () => {
+  assert.ok(oversubscribedFigures().every(({ value }) => value === undefined));
+  const known = oversubscribedFigures(new TierLoads().look(planned, 2)).filter(({ value }) => value !== undefined);
+  assert.deepEqual(
+    known.map(({ name, kind }) => `${name} ${kind}`),
+    ["enodia_expert_miss_loads_ratio predicted"],
+  );
+});

@@ -1,0 +1,45 @@
+// The condition ExpertsOversubscribed, and its metrics: what ranks load for tokens, as foreseen and as measured. Pure.
+import { formatBytes } from "../../../crds/quantity.ts";
+import type { Verdict } from "../../deployment/ports.ts";
+import type { LoadSnapshot, Observed } from "../observed.ts";
+
+type TierLook = NonNullable<LoadSnapshot["tiers"]>;
+
+export interface OversubscribedInput {
+  readonly world: Pick<Observed["world"], "spec">;
+  readonly load: Pick<LoadSnapshot, "tiers"> | undefined;
+  readonly epoch: number | undefined;
+}
+
+/** Undefined without experts.oversubscription Allow. */
+export function expertsOversubscribed({ world, load, epoch }: OversubscribedInput): Verdict | undefined {
+  if (world.spec.experts.oversubscription !== "Allow") return undefined;
+  if (load?.tiers) return { status: "True", reason: "Oversubscribed", message: textOf(load.tiers) };
+  if (epoch === undefined) return { status: "Unknown", reason: "NotObserved", message: "there is no plan yet" };
+  return { status: "False", reason: "FitsInMemory", message: "the memory of the ranks holds all experts" };
+}
+
+const two = (value: number): string => String(Number(value.toPrecision(2)));
+const milliseconds = (seconds: number): string => `${two(seconds * 1000)} ms`;
+
+function textOf({ forecast, measured, servedBytes, memoryBytes, bytesPerSecond }: TierLook): string {
+  const { kept, served, missShare, loadsPerToken, bytesPerToken, loadSeconds = 0, stallSeconds = 0 } = forecast;
+  const loads = `${two(missShare * 100)}% of choices, ${two(loadsPerToken)} experts and ${formatBytes(Math.round(bytesPerToken))} a token`;
+  const times =
+    bytesPerSecond === undefined
+      ? "how long that takes is not known before experts were loaded"
+      : `${milliseconds(loadSeconds)} of loads and ${milliseconds(stallSeconds)} of waiting at ${formatBytes(Math.round(bytesPerSecond))}/s`;
+  const seen = measured ? `; measured: ${two(measured.loads)} experts and ${milliseconds(measured.loadSeconds)} of loads a token` : "";
+  const memory = `ranks have ${formatBytes(memoryBytes)} for ${formatBytes(servedBytes)} of experts, and ${kept} of ${served} stay there`;
+  return `${memory}; predicted to be loaded: ${loads}, ${times}${seen}; raise memoryPerRank or replicas for less`;
+}
+
+/** An undefined value removes its series. */
+export function oversubscribedFigures({ forecast, measured }: Partial<TierLook> = {}) {
+  return [
+    { name: "enodia_expert_miss_loads_ratio", kind: "predicted", value: forecast?.loadsPerToken },
+    { name: "enodia_expert_miss_loads_ratio", kind: "measured", value: measured?.loads },
+    { name: "enodia_expert_miss_load_seconds", kind: "predicted", value: forecast?.loadSeconds },
+    { name: "enodia_expert_miss_load_seconds", kind: "measured", value: measured?.loadSeconds },
+  ] as const;
+}
