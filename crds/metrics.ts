@@ -177,6 +177,9 @@ const table = {
   enodia_expert_on_demand_loads_total: worker.counter("Experts loaded because a request needed one that no live rank held.", {
     result: ["ok", "error"],
   }),
+  enodia_expert_misses_total: worker.counter("Experts that rows waited for, since this rank serves more than its memory holds."),
+  enodia_expert_miss_bytes_total: worker.counter("Stored bytes of those experts."),
+  enodia_expert_miss_stall_seconds_total: worker.counter("Time in which rows waited for at least one of them."),
   enodia_dispatch_frames_total: worker.counter("Frames sent to other ranks, by how they were answered.", { result: frameResults }),
   enodia_dispatch_served_frames_total: worker.counter("Frames of other ranks answered here.", { result: frameResults }),
   enodia_dispatch_bytes_total: worker.counter("Bytes of rows sent to and received from other ranks.", { direction: ["sent", "received"] }),

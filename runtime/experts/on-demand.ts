@@ -27,21 +27,26 @@ interface OnDemandOptions {
 
 /** Loads that rows have waited for since the start; overlapping ones take their time once. */
 export interface Misses {
-  loads: number;
-  bytes: number;
-  seconds: number;
+  readonly loads: number;
+  readonly bytes: number;
+  readonly seconds: number;
 }
 
 type FrameOf = Pick<OnDemandFrame, "layer" | "phase" | "origin">;
 
 export class OnDemand implements OnDemandExperts {
-  readonly misses: Misses = { loads: 0, bytes: 0, seconds: 0 };
+  readonly #misses = { loads: 0, bytes: 0, seconds: 0 };
   readonly #options: OnDemandOptions;
   #waits = 0;
   #waitsSince = 0;
 
   constructor(options: OnDemandOptions) {
     this.#options = options;
+  }
+
+  get misses(): Misses {
+    this.#waited();
+    return { ...this.#misses };
   }
 
   async #compute({ layer, phase, origin }: FrameOf, work: Pairs): Promise<Float32Array> {
@@ -120,16 +125,22 @@ export class OnDemand implements OnDemandExperts {
 
   /** Returns what ends the wait; later calls do nothing. */
   #waitFor(expert: ResidentExpert): () => void {
-    if (this.#waits === 0) this.#waitsSince = performance.now();
+    this.#waited();
     this.#waits += 1;
     let waits = true;
     return () => {
       if (!waits) return;
       waits = false;
+      this.#waited();
       this.#waits -= 1;
-      this.misses.loads += 1;
-      this.misses.bytes += this.#options.materializer.storedBytes(expert);
-      if (this.#waits === 0) this.misses.seconds += (performance.now() - this.#waitsSince) / 1000;
+      this.#misses.loads += 1;
+      this.#misses.bytes += this.#options.materializer.storedBytes(expert);
     };
+  }
+
+  #waited(): void {
+    const now = performance.now();
+    if (this.#waits > 0) this.#misses.seconds += (now - this.#waitsSince) / 1000;
+    this.#waitsSince = now;
   }
 }

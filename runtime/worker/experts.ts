@@ -135,6 +135,12 @@ export function createWorkerExperts(options: ExpertsOptions) {
     authorize: workerOnly,
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
+  /** By layers; an oversubscribed rank has some of it on its disk. */
+  const served = (): readonly (readonly number[])[] =>
+    engine.hosted().map((here, layer) => {
+      if (!oversubscribed) return here;
+      return [...new Set([...here, ...state.planned(layer).filter((expert) => onDisk({ layer, expert }))])].sort((a, b) => a - b);
+    });
   const admitReads = (call: Caller) => admitRead(options.caller(call), peers);
   const close = () => {
     for (const part of [plan, connections, heartbeats, peers]) part.close();
@@ -147,6 +153,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     onDemand,
+    served,
     heartbeats,
     connections,
     heartbeatHandler,

@@ -53,6 +53,12 @@ for (const count of [1, 3]) {
         assert.ok(share === 1 ? misses.every((loads) => loads === 0) : misses.some((loads) => loads > 0), `${misses} misses`);
         for (const rank of order) {
           const { residents } = memoryOf(ranks, rank);
+          const hosts = memoryOf(ranks, rank).served();
+          assert.deepEqual(
+            hosts,
+            Array.from(hosts, (_, layer) => memoryOf(ranks, rank).state.planned(layer)),
+            "what it serves is told",
+          );
           assert.ok(residents.bytes <= residents.budgetBytes, `${residents.bytes} of ${residents.budgetBytes} bytes`);
         }
       } finally {

@@ -53,6 +53,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       state: {},
       pace: {},
       plan: { giveWay: { count: 0 } },
+      onDemand: { misses: { loads: 3, bytes: 30, seconds: 0.5 } },
     },
     ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, leaving: { draining: false, ending: false }, health: {} },
   } as unknown as VitalsOptions;
@@ -73,6 +74,10 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
     [1, 2, 5],
   );
   assert.equal(value(/enodia_worker_cached_prompt_tokens_total/), 9);
+  assert.equal(value(/enodia_expert_misses_total/), 3);
+  assert.equal(value(/enodia_expert_miss_stall_seconds_total/), 0.5);
+  await metrics.text();
+  assert.equal(value(/enodia_expert_misses_total/), 3, "counted once");
   assert.equal(value(/enodia_expert_rows_total\{origin="local"/), 8);
   assert.equal(value(/enodia_expert_rows_total\{origin="remote"/), 6);
   await metrics.close();

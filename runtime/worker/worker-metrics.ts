@@ -1,6 +1,7 @@
 // A worker's numbers for its status and for Prometheus.
 import { stepKinds } from "../../crds/telemetry.ts";
 import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
+import type { Misses } from "../experts/on-demand.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
@@ -27,6 +28,7 @@ export interface VitalsOptions {
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;
+  let missed: Misses = { loads: 0, bytes: 0, seconds: 0 };
   const poll = setInterval(() => {
     engine.stats().then(
       (stats) => {
@@ -59,6 +61,11 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
+    const { loads, bytes, seconds } = experts.onDemand.misses;
+    metrics.add("enodia_expert_misses_total", loads - missed.loads);
+    metrics.add("enodia_expert_miss_bytes_total", bytes - missed.bytes);
+    metrics.add("enodia_expert_miss_stall_seconds_total", seconds - missed.seconds);
+    missed = { loads, bytes, seconds };
     metrics.set("enodia_dispatch_in_flight", experts.connections.inFlight);
     metrics.set("enodia_dispatch_streams", experts.heartbeats.open);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
@@ -73,7 +80,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     ...engine.load(),
     draining: options.leaving.draining,
     leaving: options.leaving.ending,
-    hosted: engine.hosted(),
+    hosted: experts.served(),
     served: options.record.totals,
     use: last && { kvBlocks: info.kvBlocks, kvBlocksUsed: last.blocksUsed, tokens: last.prefillTokens + last.decodeTokens },
   });

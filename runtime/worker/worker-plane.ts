@@ -154,7 +154,8 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     const { layers, experts: count } = info;
     const report = (messages: readonly string[], onAll: boolean) => control.report(messages, onAll);
     const of = { self: identity, namespace, name, layers, experts: count };
-    const stopLoad = load && publishLoad({ ...load, ...of, report, clock, engine, metrics, log });
+    const misses = options.oversubscribed ? () => experts.onDemand.misses : undefined;
+    const stopLoad = load && publishLoad({ ...load, ...of, report, clock, engine, misses, metrics, log });
     return () => {
       stopJoin();
       stopLoad?.();

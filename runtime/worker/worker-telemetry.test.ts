@@ -31,6 +31,7 @@ async function published(
   const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "ns", deployment: "moe", rank: "0" } });
   const { promise, resolve } = Promise.withResolvers<LoadWindow[]>();
   const windows: LoadWindow[] = [];
+  let asked = 0;
   const bus = {
     publish: (_subject: string, text: string) => {
       const opened = openLoad(new TextEncoder().encode(text), [telemetryKey(1)]);
@@ -47,6 +48,7 @@ async function published(
     clock,
     signingKey: async () => telemetryKey(1),
     report: () => false,
+    misses: () => ({ loads: 4 * ++asked, bytes: 100 * asked, seconds: 0.25 * asked }),
   });
   try {
     return await promise;
@@ -165,4 +167,10 @@ test("a rank signs with the newest key of the file, finds a rotated one by itsel
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+});
+
+test("loads that tokens waited for are told of once in a window, since the one before", async () => {
+  const [prefill, decode] = await published("m", () => {});
+  assert.equal(prefill?.misses, undefined);
+  assert.deepEqual(decode?.misses, { loads: 4, bytes: 100, micros: 250_000 });
 });

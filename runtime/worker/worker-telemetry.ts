@@ -7,6 +7,7 @@ import { AppError } from "../../crds/common.ts";
 import { encodeLoad, type LoadWindow, loadJitterMsMax, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
+import type { Misses } from "../experts/on-demand.ts";
 import { signLoad } from "../net/load-signature.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { Bus } from "../net/nats.ts";
@@ -27,6 +28,8 @@ export interface TelemetryOptions {
   readonly experts: number;
   readonly windowMs: number;
   readonly clock: SteadyClock;
+  /** All of them since the start; unset unless the rank may be oversubscribed. */
+  readonly misses?: (() => Misses) | undefined;
   /** Set where the engine computes on cores. */
   readonly machine: string | undefined;
   /** Undefined: nothing is sent. */
@@ -49,6 +52,7 @@ export function publishLoad(options: TelemetryOptions): () => void {
   const waitMs = jitterMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
+  let missed = options.misses?.();
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   const after = (ms: number, what: () => Promise<void>) => {
@@ -68,8 +72,10 @@ export function publishLoad(options: TelemetryOptions): () => void {
   const take = async () => {
     const counted = { start: windowStart, end: clock(), counters: await engine.counters() };
     windowStart = counted.end;
+    const [before, now] = [missed, options.misses?.()];
+    missed = now;
     after(waitMs, async () => {
-      await publish(options, counted, () => ++seq);
+      await publish(options, { ...counted, misses: before && now && missesBetween(before, now) }, () => ++seq);
       schedule();
     });
   };
@@ -85,9 +91,16 @@ interface Counted {
   readonly start: number;
   readonly end: number;
   readonly counters: LoadCounters;
+  readonly misses: LoadWindow["misses"];
 }
 
-async function publish(options: TelemetryOptions, { start, end, counters }: Counted, nextSeq: () => number): Promise<void> {
+const missesBetween = (before: Misses, now: Misses): LoadWindow["misses"] => ({
+  loads: now.loads - before.loads,
+  bytes: now.bytes - before.bytes,
+  micros: Math.round((now.seconds - before.seconds) * 1e6),
+});
+
+async function publish(options: TelemetryOptions, { start, end, counters, misses }: Counted, nextSeq: () => number): Promise<void> {
   const { bus, self, metrics, log, layers, experts, report } = options;
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();
@@ -105,6 +118,7 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
       layers,
       experts,
       ...counts,
+      ...(misses && phase === "decode" ? { misses } : {}), // once in a window
       compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
     const message = key && signedWithin(load, key);

@@ -11,7 +11,7 @@ export interface MemoryGroup {
   remove(): void;
 }
 
-export interface MemoryLimit {
+interface MemoryLimit {
   readonly bytes: number;
   /** Unset: as fast as it goes. `path` is on the disk that is meant. */
   readonly reads?: { readonly bytesPerSecond: number; readonly path: string };
