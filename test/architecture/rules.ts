@@ -27,6 +27,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/experts/": "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/",
   "runtime/experts/prefetch/": "runtime/placement/grid.ts runtime/kernels/",
   "runtime/experts/cache/": "runtime/placement/grid.ts",
+  "runtime/experts/replay/": "runtime/placement/grid.ts runtime/experts/prefetch/ runtime/experts/cache/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
@@ -50,8 +51,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/modelstore/delivery/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/modelstore/",
   "runtime/modelstore/weight-server/": `runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/
     runtime/modelstore/delivery/`,
-  "runtime/cli/": `runtime/placement/imbalance.ts runtime/kernels/ runtime/compute/ runtime/compute/ggml/library.ts runtime/engine/engine.ts runtime/text/
-    runtime/weights/`,
+  "runtime/cli/": `runtime/placement/imbalance.ts runtime/kernels/ runtime/models/ runtime/compute/ runtime/compute/ggml/library.ts
+    runtime/engine/engine.ts runtime/experts/prefetch/ runtime/experts/replay/ runtime/text/ runtime/weights/`,
   "runtime/config.ts": "",
   "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
     runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
@@ -108,8 +109,9 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
-    operator/planner/offline/ operator/cli/commands/`,
-  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/modelstore/surgery/ runtime/cli/ runtime/train/ operator/kube/kube.ts
+    runtime/experts/replay/ operator/planner/offline/ operator/cli/commands/`,
+  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/modelstore/surgery/ runtime/cli/ runtime/train/
+    runtime/kernels/random.ts runtime/experts/prefetch/ runtime/experts/cache/ runtime/experts/replay/ operator/kube/kube.ts
     operator/kube/grant.ts operator/deployment/objects/revision.ts operator/planner/ operator/planner/offline/ operator/views/ operator/cli/`,
 };
 
@@ -122,6 +124,7 @@ export const pureFolders: readonly string[] = [
   "runtime/constraints/",
   "runtime/experts/prefetch/",
   "runtime/experts/cache/",
+  "runtime/experts/replay/",
   "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",

@@ -13,12 +13,12 @@ export interface Plotted {
 /** Marks files of this command. */
 export const plotCommand = "enodia plan simulate";
 
-const width = 960;
-const margin = { left: 64, right: 170, top: 40 } as const;
+export const width = 960;
+export const margin = { left: 64, right: 170, top: 40 } as const;
 const inner = width - margin.left - margin.right;
 /** More ranks and windows share cells. */
 const heat = { top: 60, height: 260, rowsMax: 130, columnsMax: 150 } as const;
-const series = { height: 150, gap: 60 } as const;
+export const series = { height: 150, gap: 60 } as const;
 const axis = { size: 11, anchor: "end" } as const;
 const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057", "#8d96a3", "#00798c", "#b56576"];
 
@@ -132,9 +132,11 @@ interface Chart {
   readonly low: number;
   readonly high: number;
   readonly label: (y: number) => string;
+  /** Below the end of the axis; unset: the last window. */
+  readonly end?: string;
 }
 
-function chart({ top, title, lines, low, high, label }: Chart): string[] {
+export function chart({ top, title, lines, low, high, label, end }: Chart): string[] {
   const last = Math.max(1, ...lines.flatMap(({ points }) => points.map(([x]) => x)));
   const px = (x: number): string => (margin.left + (x / last) * inner).toFixed(1);
   const py = (y: number): string => (top + series.height * (1 - (y - low) / Math.max(1e-9, high - low))).toFixed(1);
@@ -151,6 +153,6 @@ function chart({ top, title, lines, low, high, label }: Chart): string[] {
     textAt(margin.left, top - 10, title),
     ...ticks,
     ...drawn,
-    textAt(margin.left + inner, top + series.height + 16, `window ${last}`, axis),
+    textAt(margin.left + inner, top + series.height + 16, end ?? `window ${last}`, axis),
   ];
 }

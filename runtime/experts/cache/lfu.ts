@@ -2,7 +2,7 @@
 import type { EvictionKind } from "./eviction.ts";
 
 /** Uses of an average unit after which a use counts half. */
-const halfLifeUses = 16;
+const halfLifeUses = 2;
 /** Weights of uses grow instead of those of older ones falling, until they are scaled down by this power of two. */
 const powerMost = 500;
 

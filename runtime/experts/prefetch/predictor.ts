@@ -38,6 +38,8 @@ export interface PredictorKind {
   readonly about: string;
   /** `Choice.ahead` with this input. */
   readonly asks?: AheadInput;
+  /** True if it names whole layers, however many experts are asked for. */
+  readonly whole?: boolean;
   /** True where it is of use only if one router chooses for all layers. */
   readonly oneRouter?: boolean;
   create(options: PredictorOptions): Predictor;

@@ -4,6 +4,7 @@ import type { PredictorKind } from "./predictor.ts";
 
 export const ring: PredictorKind = {
   about: "all experts of the next layers in order",
+  whole: true,
   create: ({ grid }) => ({
     observe() {},
     scores(_choice, layer) {

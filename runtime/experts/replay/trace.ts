@@ -1,0 +1,178 @@
+// The format of expert traces: JSON of sizes, texts and arrays of base64 16-bit numbers. `enodia model trace` writes it.
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import { type ExpertGrid, expertsIn, gridOf } from "../../placement/grid.ts";
+import type { AheadInput, Choice } from "../prefetch/predictor.ts";
+
+const inputs: readonly AheadInput[] = ["same", "accelerated"];
+
+interface Asked {
+  readonly input: AheadInput;
+  /** Layers with experts ahead: 1 = the next one. */
+  readonly distance: number;
+  /** [tokens][layers][width], no expert where no layer is so far ahead. */
+  readonly ids: Uint16Array;
+}
+
+interface TracedText {
+  readonly topic: string;
+  /** Tokens that were computed at once, and tokens that followed one at a time. */
+  readonly prompt: number;
+  readonly generated: number;
+}
+
+export interface ExpertTrace {
+  readonly modelDigest: string;
+  readonly grid: ExpertGrid;
+  readonly topK: number;
+  /** Stored bytes of an expert of each layer. */
+  readonly expertBytes: readonly number[];
+  /** Milliseconds of one token in a layer, experts in memory: what a replay computes with unless it is told otherwise. */
+  readonly layerMs: number;
+  readonly texts: readonly TracedText[];
+  /** [tokens][layers][topK], the texts' tokens in order, `noExpert` behind what a layer has. */
+  readonly ids: Uint16Array;
+  /** Experts of each row that routers ahead name. */
+  readonly width: number;
+  readonly asked: readonly Asked[];
+}
+
+export const noExpert = 0xffff;
+const idsMax = 128 * 2 ** 20;
+const base64 = z.string().max(4 * idsMax);
+const size = (most: number) => z.number().int().min(1).max(most);
+const schema = z.object({
+  kind: z.literal("enodia expert trace"),
+  version: z.literal(1),
+  modelDigest: z.string().max(128),
+  layerExperts: z.array(z.number().int().min(0).max(4096)).min(1).max(1024),
+  topK: size(64),
+  expertBytes: z
+    .array(
+      z
+        .number()
+        .int()
+        .min(0)
+        .max(2 ** 40),
+    )
+    .min(1)
+    .max(1024),
+  layerMs: z.number().positive().max(60_000),
+  texts: z
+    .array(
+      z.object({
+        topic: z.string().min(1).max(64),
+        prompt: size(2 ** 20),
+        generated: z
+          .number()
+          .int()
+          .min(0)
+          .max(2 ** 20),
+      }),
+    )
+    .min(1)
+    .max(65_536),
+  width: size(4096),
+  ids: base64,
+  asked: z.array(z.object({ input: z.enum(inputs), distance: z.number().int().min(1).max(8), ids: base64 })).max(16),
+});
+
+const invalid = (what: string): AppError => new AppError(`expert trace: ${what}`, { code: "InvalidTrace", operation: "reading a trace" });
+
+export const tokensOf = (texts: readonly TracedText[]): number => texts.reduce((sum, { prompt, generated }) => sum + prompt + generated, 0);
+
+/** Throws AppError `InvalidTrace` that names the field. */
+export function parseExpertTrace(json: string): ExpertTrace {
+  let read: unknown;
+  try {
+    read = JSON.parse(json);
+  } catch {
+    throw invalid("no JSON; record one by: enodia model trace");
+  }
+  const parsed = schema.safeParse(read);
+  if (!parsed.success) throw invalid(z.prettifyError(parsed.error).replaceAll("\n", " "));
+  const { layerExperts, ids, asked, kind: _kind, version: _version, ...rest } = parsed.data;
+  const grid = gridOf(layerExperts);
+  if (rest.expertBytes.length !== grid.layers) throw invalid(`expertBytes: of ${rest.expertBytes.length} layers, and not ${grid.layers}`);
+  const cells = tokensOf(rest.texts) * grid.layers;
+  const numbers = (field: string, text: string, width: number) => checked(field, unpacked(field, text, cells * width), grid.experts);
+  return {
+    ...rest,
+    grid,
+    ids: numbers("ids", ids, rest.topK),
+    asked: asked.map((each, i) => ({ ...each, ids: numbers(`asked.${i}.ids`, each.ids, rest.width) })),
+  };
+}
+
+export function expertTraceText({ grid, ids, asked, ...rest }: ExpertTrace): string {
+  const layerExperts = Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
+  const arrays = { ids: packed(ids), asked: asked.map((each) => ({ ...each, ids: packed(each.ids) })) };
+  return JSON.stringify({ kind: "enodia expert trace", version: 1, ...rest, layerExperts, ...arrays });
+}
+
+function packed(values: Uint16Array): string {
+  const bytes = Buffer.alloc(values.length * 2);
+  for (const [i, value] of values.entries()) bytes.writeUInt16LE(value, i * 2);
+  return bytes.toString("base64");
+}
+
+function unpacked(field: string, text: string, length: number): Uint16Array {
+  if (length > idsMax) throw invalid(`${field}: ${length} numbers, at most ${idsMax}`);
+  const bytes = Buffer.from(text, "base64");
+  if (bytes.length !== length * 2) throw invalid(`${field}: ${bytes.length / 2} numbers, and not tokens x layers x width = ${length}`);
+  return Uint16Array.from({ length }, (_, i) => bytes.readUInt16LE(i * 2));
+}
+
+function checked(field: string, ids: Uint16Array, experts: number): Uint16Array {
+  const at = ids.findIndex((id) => id !== noExpert && id >= experts);
+  if (at >= 0) throw invalid(`${field}: number ${at} is expert ${ids[at]} of ${experts}`);
+  return ids;
+}
+
+/** Tokens that pass the layers together. */
+export interface TracedStep {
+  readonly tokens: readonly number[];
+  readonly prompt: boolean;
+}
+
+/** Prompts first, then a token of each text at once, for so many texts at a time. */
+export function stepsOf(texts: readonly TracedText[], batch: number): TracedStep[] {
+  const steps: TracedStep[] = [];
+  const range = (from: number, length: number) => Array.from({ length }, (_, i) => from + i);
+  let from = 0;
+  const placed = texts.map((text) => {
+    const at = from;
+    from += text.prompt + text.generated;
+    return { ...text, from: at };
+  });
+  for (let first = 0; first < placed.length; first += batch) {
+    const together = placed.slice(first, first + batch);
+    for (const { from: at, prompt } of together) steps.push({ tokens: range(at, prompt), prompt: true });
+    const most = Math.max(...together.map(({ generated }) => generated));
+    for (let i = 0; i < most; i++) {
+      const tokens = together.filter(({ generated }) => i < generated).map(({ from: at, prompt }) => at + prompt + i);
+      steps.push({ tokens, prompt: false });
+    }
+  }
+  return steps;
+}
+
+/** What a step's tokens chose at a layer with experts, and what routers ahead said of them. */
+export function choiceOf({ grid, ids, topK, width, asked }: ExpertTrace, { tokens }: TracedStep, layer: number): Choice {
+  const of = (from: Uint16Array, per: number) =>
+    Int32Array.from({ length: tokens.length * per }, (_, i) => {
+      const cell = (tokens[Math.floor(i / per)] as number) * grid.layers + layer;
+      return from[cell * per + (i % per)] as number;
+    });
+  return {
+    layer,
+    topK,
+    ids: of(ids, topK),
+    ahead(to, input) {
+      let distance = 0;
+      for (let at = layer + 1; at <= to; at++) if (expertsIn(grid, at) > 0) distance += 1;
+      const found = asked.find((each) => each.input === input && each.distance === distance);
+      return found && { ids: of(found.ids, width), width };
+    },
+  };
+}
