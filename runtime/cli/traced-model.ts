@@ -91,7 +91,7 @@ export class TracedModel {
     const made: Compiled[] = [];
     for (let id = 0; id < experts; id++) {
       const unit = await this.#store.readUnit(layer, id, this.#codec);
-      made.push(await slab.put(id, this.#store.decodeUnit(unit, this.#codec, layer)));
+      made.push(await slab.put(id, this.#store.decodeUnit(unit, this.#codec, layer, id)));
     }
     return made;
   }

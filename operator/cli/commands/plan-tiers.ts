@@ -40,7 +40,7 @@ const options = {
     (given) => positives(given)[0],
   ),
   batch: value("--batch <number>", "texts that are computed together", whole(1, 1024), 1),
-  lookahead: value("--lookahead <layers>", "that are predicted", whole(1, 8), 1),
+  lookahead: value("--lookahead <layers>", "that are predicted", whole(1, 8), 2),
   ahead: value("--ahead <x>", "experts of each that are fetched ahead, in multiples of top-k", (given) => positives(given)[0] ?? 1, 1),
   shuffle: flag("--shuffle", "the control: each layer's choices go to other tokens, so that only how often experts are chosen is left"),
   plot: text("--plot <file>", "stall by share of memory, SVG; an earlier one of this command is replaced"),
