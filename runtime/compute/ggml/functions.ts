@@ -14,6 +14,8 @@ interface CTypes {
   readonly text: string;
   /** A typed array's memory, read or written in place during the call. */
   readonly data: NodeJS.TypedArray;
+  /** The same, or null. */
+  readonly dataOrNull: NodeJS.TypedArray | 0n;
   readonly initParams: { readonly mem_size: number; readonly mem_buffer: Pointer; readonly no_alloc: boolean };
 }
 export type CType = keyof CTypes;
@@ -25,7 +27,8 @@ export const baseFunctions = {
   ggml_version: ["text"],
   ggml_log_set: ["none", "pointer", "pointer"],
   ggml_set_abort_callback: ["pointer", "pointer"],
-  ggml_quantize_chunk: ["size", "i32", "data", "data", "i64", "i64", "i64", "pointer"],
+  // type, values, blocks, first value, rows, columns, importance of columns
+  ggml_quantize_chunk: ["size", "i32", "data", "data", "i64", "i64", "i64", "dataOrNull"],
   ggml_threadpool_params_init: ["none", "data", "i32"],
   ggml_tensor_overhead: ["size"],
   ggml_graph_overhead_custom: ["size", "size", "bool"],

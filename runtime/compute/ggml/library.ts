@@ -50,6 +50,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   setTensorApart(tensor: Pointer, data: Uint8Array): Promise<void>;
   /** Computes on such a thread and returns the status. */
   computeApart(backend: Pointer, graph: Pointer): Promise<number>;
+  /** `ggml_quantize_chunk` on such a thread. */
+  quantizeApart(...args: Parameters<GgmlLibrary["ggml_quantize_chunk"]>): Promise<number>;
   setEnvironment(name: string, value: string): void;
   reportAborts(on: boolean): void;
 }
@@ -78,6 +80,7 @@ const cTypes: Readonly<Record<CType, string | TypeObject>> = {
   bool: "bool",
   text: "str",
   data: "void *",
+  dataOrNull: "void *",
   initParams,
 };
 
@@ -223,6 +226,7 @@ function load(cpuBuild?: string): GgmlLibrary {
     splitPages: (address, bytes) => void advise(address, bytes, advice.splitPages),
     setTensorApart: (tensor, data) => apart(base.ggml_backend_tensor_set, [tensor, data, 0, data.byteLength]),
     computeApart: (backend, graph) => apart(base.ggml_backend_graph_compute, [backend, graph]),
+    quantizeApart: (...args) => apart(base.ggml_quantize_chunk, args),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {
       if (!on) return void base.ggml_set_abort_callback(0n);

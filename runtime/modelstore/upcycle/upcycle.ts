@@ -1,6 +1,6 @@
 // `enodia model upcycle`: every FFN of a dense Llama becomes E experts with seeded noise, and each layer gets a fitted router.
 
-import { readdir, readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { SourceSecret } from "../../../crds/model.ts";
@@ -10,7 +10,7 @@ import { denseWeights } from "../../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
 import { mixtral, mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";
 import { topKMax } from "../../models/moe.ts";
-import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
+import { loadTokenizer } from "../../text/tokenizer.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../../weights/codecs/codec.ts";
 import { bytesOf } from "../../weights/floats.ts";
@@ -26,6 +26,7 @@ import { companionFiles, type Log } from "../companions.ts";
 import { importModel } from "../import.ts";
 import { architectureIn, inFolder, noDense } from "../model-config.ts";
 import { isRemote, localSource, sourceName } from "../sources.ts";
+import { calibrationSequences } from "./calibration-texts.ts";
 import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
 import { keyOf, withNoise } from "./noise.ts";
@@ -75,7 +76,7 @@ async function fitRouters(
   options: UpcycleOptions,
   log: Log,
 ): Promise<{ readonly routers: readonly Float32Array[]; readonly tokens: number; readonly imbalance: number }> {
-  const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
+  const sequences = await calibrationSequences(await loadTokenizer(options.from));
   const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
   log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
   // int8 results are bit-identical on more processors than f32's.
@@ -165,49 +166,6 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
     return { out, index, tokens, imbalance };
   } finally {
     await checkpoint.close();
-  }
-}
-
-const separator = "\n---\n";
-/** Longer texts are cut: a sequence is one prefill. */
-const sequenceTokensMax = 512;
-
-interface Sequence {
-  readonly topic: string;
-  readonly ids: readonly number[];
-}
-
-async function readTopics(): Promise<readonly { readonly topic: string; readonly texts: readonly string[] }[]> {
-  const dir = join(import.meta.dirname, "topics");
-  const names = (await readdir(dir)).filter((name) => name.endsWith(".txt")).sort();
-  if (names.length === 0) throw new AppError(`${dir}: holds no topic texts; the installation is incomplete`, { code: "Internal" });
-  return Promise.all(
-    names.map(async (name) => ({
-      topic: name.slice(0, -4),
-      texts: (await readFile(join(dir, name), "utf8")).split(separator).map((text) => text.trim()),
-    })),
-  );
-}
-
-/** Chats only when the model has a template; served traffic is mostly chat. */
-async function calibrationSequences(tokenizer: ModelTokenizer): Promise<readonly Sequence[]> {
-  const sequences: Sequence[] = [];
-  for (const { topic, texts } of await readTopics()) {
-    for (const text of texts) {
-      sequences.push({ topic, ids: tokenizer.encode(text).slice(0, sequenceTokensMax) });
-      const chat = chatIds(tokenizer, text);
-      if (chat) sequences.push({ topic, ids: chat.slice(0, sequenceTokensMax) });
-    }
-  }
-  return sequences.filter(({ ids }) => ids.length > 0);
-}
-
-function chatIds(tokenizer: ModelTokenizer, text: string): readonly number[] | undefined {
-  try {
-    return tokenizer.encodeChat([{ role: "user", content: text }]);
-  } catch (caught) {
-    if (caught instanceof AppError && caught.code === "InvalidRequest") return undefined; // no template
-    throw caught;
   }
 }
 

@@ -1,0 +1,139 @@
+// What an expert loses in each way to store it: the error of its gated outputs on a text's rows (MC-MoE), with matrices rounded by how
+// much their inputs matter there.
+import type { Backend } from "../../compute/backend.ts";
+import type { Rounder } from "../../compute/rounder.ts";
+import type { GgmlForm } from "../../kernels/ggml/index.ts";
+import type { Segment } from "../../kernels/segment.ts";
+import { asF32, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { valuesOf } from "../../kernels/widths.ts";
+import { isBias } from "../../weights/codecs/codec.ts";
+import type { StoredForm } from "../../weights/stored.ts";
+import { type ExpertUse, outputOf } from "./calibrate.ts";
+import type { StoredTypes } from "./types.ts";
+
+/** Rows of a text by which a way is judged; more change errors by a few percent. */
+const sampleRowsMax = 512;
+/** Of the mean, so that no column counts nothing. */
+const importanceLeast = 1e-3;
+
+/** Of each matrix's columns, by weight. */
+export type Importance = Readonly<Record<string, Float32Array>>;
+
+export interface Measured {
+  /** Of the rows that choose it, in all. */
+  readonly rows: number;
+  readonly gateSum: number;
+  readonly importance: Importance;
+  /** Frobenius norms of what its gated outputs are off, per way, and of the outputs themselves. */
+  readonly errors: readonly number[];
+  readonly norm: number;
+}
+
+interface Sample {
+  readonly x: Float32Array;
+  readonly y: Float32Array;
+  readonly gates: Float32Array;
+}
+
+function sampleOf({ rows, x, y, gates }: ExpertUse): Sample {
+  const count = Math.min(rows, sampleRowsMax);
+  const picked = Array.from({ length: count }, (_, i) => Math.floor((i * rows) / count));
+  const take = (from: Float32Array): Float32Array => {
+    const width = from.length / Math.max(1, rows);
+    const out = new Float32Array(count * width);
+    for (const [i, row] of picked.entries()) out.set(from.subarray(row * width, (row + 1) * width), i * width);
+    return out;
+  };
+  return { x: take(x), y: take(y), gates: take(gates) };
+}
+
+/** The segment up to a value, as its output. */
+function upTo(segment: Segment, value: string): Segment {
+  const end = segment.ops.findIndex((op) => "out" in op && op.out === value) + 1;
+  const ops = segment.ops.slice(0, end);
+  const used = new Set(ops.flatMap((op) => Object.values(op)));
+  const width = valuesOf(segment).get(value)?.width ?? 0;
+  const weights = segment.weights.filter(({ name }) => used.has(name));
+  return { ...segment, name: `${segment.name}.${value}`, ops, weights, outputs: [{ name: value, dtype: "f32", width }] };
+}
+
+function meanSquares(rows: Float32Array, columns: number): Float32Array {
+  const sums = new Float32Array(columns);
+  for (let at = 0; at < rows.length; at++) sums[at % columns] = (sums[at % columns] as number) + (rows[at] as number) ** 2;
+  const mean = sums.reduce((sum, each) => sum + each, 0) / columns;
+  return mean > 0 && Number.isFinite(mean) ? sums.map((each) => each + importanceLeast * mean) : sums.fill(1);
+}
+
+async function importanceOf(backend: Backend, { segment, weights, layer }: ExpertUse, { x }: Sample): Promise<Importance> {
+  const inputs = new Map<string, Float32Array>([[segment.inputs[0]?.name ?? "", x]]);
+  const importance: Record<string, Float32Array> = {};
+  for (const op of segment.ops) {
+    if (op.op !== "matMul") continue;
+    if (!inputs.has(op.x) && x.length > 0) {
+      const part = upTo(segment, op.x);
+      inputs.set(op.x, await outputOf(backend, { segment: part, weights, layer }, x));
+    }
+    importance[op.weight] = meanSquares(inputs.get(op.x) ?? new Float32Array(0), (weights[op.weight] as WeightData).shape.at(-1) ?? 1);
+  }
+  return importance;
+}
+
+/** Rounds an expert's matrices, each to a type once however many ways share it; a few at a time. */
+export class ExpertRounding {
+  readonly #rounder: Rounder;
+  readonly #threads: number;
+
+  constructor(rounder: Rounder, threads: number) {
+    this.#rounder = rounder;
+    this.#threads = threads;
+  }
+
+  async in(ways: readonly Pick<StoredTypes, "types">[], weights: Weights, importance: Importance): Promise<Weights[]> {
+    const names = Object.keys(weights);
+    const rounded = new Map<string, WeightData>();
+    const jobs = new Map<string, () => Promise<unknown>>();
+    for (const { types } of ways)
+      for (const [i, name] of names.entries()) {
+        const [type, key] = [types[i] as StoredForm, `${types[i]} ${name}`];
+        jobs.set(key, async () => rounded.set(key, await this.#one(type, weights[name] as WeightData, importance[name])));
+      }
+    const all = [...jobs.values()];
+    for (let at = 0; at < all.length; at += this.#threads) await Promise.all(all.slice(at, at + this.#threads).map((job) => job()));
+    return ways.map(({ types }) => Object.fromEntries(names.map((name, i) => [name, rounded.get(`${types[i]} ${name}`) as WeightData])));
+  }
+
+  async #one(type: StoredForm, weight: WeightData, importance: Float32Array | undefined): Promise<WeightData> {
+    if (type === weight.form) return weight;
+    const { shape } = weight;
+    if (type === "f32" || isBias(shape)) return { form: "f32", shape, data: asF32(weight) };
+    const data = await this.#rounder.round(type as GgmlForm, { shape, data: asF32(weight) }, importance);
+    return { form: type as GgmlForm, shape, data };
+  }
+}
+
+interface Tools {
+  readonly backend: Backend;
+  readonly rounding: ExpertRounding;
+}
+
+/** Of a sample of its rows, as of all. */
+export async function measure(use: ExpertUse, ways: readonly StoredTypes[], { backend, rounding }: Tools): Promise<Measured> {
+  const { segment, weights, layer, rows, gates } = use;
+  const sample = sampleOf(use);
+  const importance = await importanceOf(backend, use, sample);
+  const counted = { rows, gateSum: gates.reduce((sum, gate) => sum + gate, 0), importance };
+  if (rows === 0) return { ...counted, errors: ways.map(() => 0), norm: 0 };
+  const scale = Math.sqrt(rows / sample.gates.length);
+  const width = sample.y.length / sample.gates.length;
+  const size = (off: (at: number) => number): number => {
+    let sum = 0;
+    for (let at = 0; at < sample.y.length; at++) sum += ((sample.gates[Math.floor(at / width)] as number) * off(at)) ** 2;
+    return scale * Math.sqrt(sum);
+  };
+  const errors: number[] = [];
+  for (const coarse of await rounding.in(ways, weights, importance)) {
+    const got = await outputOf(backend, { segment, weights: coarse, layer }, sample.x);
+    errors.push(size((at) => (got[at] as number) - (sample.y[at] as number)));
+  }
+  return { ...counted, errors, norm: size((at) => sample.y[at] as number) };
+}
