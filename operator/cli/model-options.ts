@@ -9,10 +9,11 @@ export const codec = (fallback: string) =>
     const chosen = namesOf(codecNames)(list);
     return codecNames.filter((name) => chosen.includes(name));
   });
+export const overwrite = flag("--overwrite", "replace what an earlier command wrote there; nothing else is ever replaced");
 export const written = {
   ...outputOptions,
   out: text("--out <folder>", "where to write (default: the cache's models folder)"),
-  overwrite: flag("--overwrite", "replace what an earlier command wrote there; nothing else is ever replaced"),
+  overwrite,
 };
 /** Progress goes to stderr, so that stdout has only the result. */
 export const log = (line: string): void => void process.stderr.write(`${line}\n`);

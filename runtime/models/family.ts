@@ -18,6 +18,8 @@ export interface ModelFamily {
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
   /** How checkpoints pack all experts into one tensor (weights/packed-experts.ts); unset: they do not. */
   readonly stacks?: "interleaved";
+  /** config.json of the dense Llama that one expert alone makes of it; unset: there is none. */
+  averaged?(config: Readonly<Record<string, unknown>>): Record<string, unknown>;
   /** Prefixes of tensors in its checkpoints that no program reads, such as training-only layers. */
   needless?(config: unknown): readonly string[];
 }

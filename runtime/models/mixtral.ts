@@ -2,7 +2,8 @@
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
-import { type ModelFamily, parseConfig } from "./family.ts";
+import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
+import { llamaArchitecture } from "./llama.ts";
 import { expertFields, expertsIn, gatedExpert, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
 export const mixtralArchitecture = "MixtralForCausalLM";
@@ -56,10 +57,36 @@ export function mixtralConfig(
   };
 }
 
+/** The inverse of `mixtralConfig`. */
+function averaged(config: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const dims = decoderDims(parseConfig(configSchema, config), reading);
+  if (dims.window > 0) throw unsupported("sliding_window", dims.window, "null, since dense Llamas have none");
+  const {
+    num_local_experts: _experts,
+    num_experts: _alias,
+    num_experts_per_tok: _topK,
+    sliding_window: _window,
+    rope_parameters: _rope,
+    rope_scaling: _scaling,
+    upcycled: _upcycled,
+    ...rest
+  } = config;
+  return {
+    ...rest,
+    architectures: [llamaArchitecture],
+    model_type: "llama",
+    num_key_value_heads: dims.kvHeads,
+    rms_norm_eps: dims.eps,
+    rope_theta: dims.ropeBase,
+    tie_word_embeddings: dims.tied,
+  };
+}
+
 export const mixtral: ModelFamily = {
   name: "mixtral",
   architectures: [mixtralArchitecture],
   program,
+  averaged,
   expertTensors(layer, expert) {
     const at = `model.layers.${layer}.block_sparse_moe.experts.${expert}`;
     return { w1: `${at}.w1.weight`, w2: `${at}.w2.weight`, w3: `${at}.w3.weight` };

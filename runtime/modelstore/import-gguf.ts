@@ -1,6 +1,6 @@
 // Imports a GGUF to a store, or a dense Llama to an f32 folder for `upcycle`. The tokenizer is rebuilt from metadata and must load
 // (DECISIONS.md 3).
-import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -8,10 +8,10 @@ import { denseWeights } from "../models/family.ts";
 import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { openGguf } from "../weights/gguf.ts";
-import { writeFolder } from "../weights/model-folder.ts";
-import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
+import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import { checkShape } from "./check-tensors.ts";
 import type { Log } from "./companions.ts";
+import { writeDenseFolder } from "./dense-folder.ts";
 import { type GgufCheckpoint, ggufCheckpoint } from "./gguf/checkpoint.ts";
 import { type GgufModel, ggufModel } from "./gguf/index.ts";
 import { type TokenizerFiles, tokenizerFromGguf } from "./gguf/tokenizer.ts";
@@ -64,11 +64,7 @@ interface Opened {
 
 async function writeDense({ config, checkpoint, files, path }: Opened, out: string, overwrite: boolean): Promise<void> {
   const tensors = denseTensors(checkpoint, config);
-  await writeFolder({ dir: out, overwrite, sources: [path] }, async (work) => {
-    await writeFile(join(work, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
-    for (const [name, from] of files) await copyFile(from, join(work, name));
-    await writeSafetensors(join(work, "model.safetensors"), tensors);
-  });
+  await writeDenseFolder({ config, files, tensors }, { dir: out, overwrite, sources: [path] });
 }
 
 async function importOpened(opened: Opened, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {

@@ -1,5 +1,5 @@
 // `enodia model import`: any supported source to a model store, or a dense Llama to a folder for `upcycle`.
-import { copyFile, stat, writeFile } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { denseWeights } from "../models/family.ts";
@@ -7,11 +7,12 @@ import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { bytesOf } from "../weights/floats.ts";
-import { checkTarget, writeFolder } from "../weights/model-folder.ts";
-import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
+import { checkTarget } from "../weights/model-folder.ts";
+import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { checkShape, checkTiedHead, refuseQuantization, refuseUnknown } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
+import { writeDenseFolder } from "./dense-folder.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
 import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
@@ -60,11 +61,7 @@ async function importDenseFolder(from: string, out: string, overwrite: boolean, 
     });
     const files = await companionFiles(from);
     log(`importing dense model: ${program.layers} layers, hidden ${program.hidden}`);
-    await writeFolder({ dir: out, overwrite, sources: [from] }, async (work) => {
-      await writeFile(join(work, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
-      for (const [name, path] of files) await copyFile(path, join(work, name));
-      await writeSafetensors(join(work, "model.safetensors"), tensors);
-    });
+    await writeDenseFolder({ config, files, tensors }, { dir: out, overwrite, sources: [from] });
   } finally {
     await checkpoint.close();
   }

@@ -3,8 +3,8 @@ import { readFile, stat } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { Dropped } from "../../../runtime/modelstore/surgery/prune.ts";
 import { decodeTrace } from "../../planner/offline/traces.ts";
-import { argument, declare, flag, text, value } from "../command.ts";
-import { log, say } from "../model-options.ts";
+import { argument, declare, text, value } from "../command.ts";
+import { log, overwrite, say } from "../model-options.ts";
 import { outputOptions, whole } from "../options.ts";
 
 const recordBytesMax = 512 * 2 ** 20;
@@ -38,7 +38,7 @@ export const command = declare({
   arguments: [argument("<store>", "the model store"), argument("<out>", "the folder of the new one")],
   options: {
     ...outputOptions,
-    overwrite: flag("--overwrite", "replace what an earlier command wrote there; nothing else is ever replaced"),
+    overwrite,
     keep: value("--keep <number>", "experts that stay in every layer: those that the record has most often", whole(1, 4095)),
     load: text("--load <file>", "the record: a trace, as enodia plan record writes it"),
     drop: value("--drop <list>", "experts that go: 3,7 from every layer, 0.3,1.7 from layers 0 and 1", droppedIn),

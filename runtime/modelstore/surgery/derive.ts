@@ -33,6 +33,8 @@ export interface Derived {
   dense(name: string): TensorView;
 }
 
+export const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+
 export const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
 
 const unitsOf = ({ store }: Origin, codec: CodecName): NonNullable<ExpertIndex["codecs"][CodecName]> | undefined =>

@@ -10,7 +10,7 @@ import { denseViews } from "../../weights/store-checkpoint.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import type { TensorView } from "../../weights/tensor-view.ts";
 import type { Log } from "../companions.ts";
-import { type Config, expertCounts, gathered, groupsIn, refused, routersOf, writeDerived } from "./derive.ts";
+import { type Config, expertCounts, gathered, groupsIn, range, refused, routersOf, writeDerived } from "./derive.ts";
 
 /** An expert of one layer, or without it of every layer. */
 export interface Dropped {
@@ -41,8 +41,6 @@ export interface Pruned {
 }
 
 type Load = NonNullable<PruneOptions["load"]>;
-
-const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
 
 function mostUsed(load: Load, keep: number, counts: readonly number[], groups: number): number[][] {
   return counts.map((experts, layer) => {
