@@ -34,7 +34,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
     runtime/text/tokenizer.ts runtime/modelstore/companions.ts runtime/observe/otlp.ts runtime/observe/trace.ts`,
   "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
-    runtime/experts/memory/`,
+    runtime/experts/memory/ runtime/experts/cache/`,
   "runtime/gateway/problem.ts": "",
   "runtime/gateway/auth/": "runtime/observe/ runtime/gateway/problem.ts",
   "runtime/gateway/routing/": "runtime/net/ runtime/observe/ runtime/constraints/ runtime/gateway/problem.ts",

@@ -8,7 +8,7 @@ export interface Eviction {
   worth(unit: number): number;
 }
 
-export interface EvictionOptions {
+interface EvictionOptions {
   readonly grid: ExpertGrid;
   /** All uses in order, which only a replay knows. */
   readonly uses?: Int32Array;

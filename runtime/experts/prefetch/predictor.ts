@@ -6,7 +6,7 @@ import { type ExpertGrid, expertsIn } from "../../placement/grid.ts";
 export type AheadInput = "same" | "accelerated";
 
 /** Experts of each row, the likeliest first: [rows, width]. */
-export interface RankedRows {
+interface RankedRows {
   readonly ids: Int32Array;
   readonly width: number;
 }
@@ -27,7 +27,7 @@ export interface Predictor {
   scores(choice: Choice, layer: number): Float64Array;
 }
 
-export interface PredictorOptions {
+interface PredictorOptions {
   readonly grid: ExpertGrid;
   /** Unset: 1. */
   readonly seed?: number;

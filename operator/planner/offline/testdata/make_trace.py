@@ -3,13 +3,8 @@
 import base64, gzip, json, struct
 
 windows, layers, experts = 3, 2, 4
-counts = [[[100 * w + 10 * l + e for e in range(experts)] for l in range(layers)] for w in range(windows)]
-
-def encode(rows):  # any nesting of lists of whole numbers
-    while isinstance(rows[0], list):
-        rows = [number for row in rows for number in row]
-    return base64.b64encode(struct.pack(f"<{len(rows)}I", *rows)).decode()
-
-trace = {"name": "small", "windows": windows, "layers": layers, "experts": experts, "counts": encode(counts)}
+counts = [100 * w + 10 * l + e for w in range(windows) for l in range(layers) for e in range(experts)]
+encoded = base64.b64encode(struct.pack(f"<{len(counts)}I", *counts)).decode()
+trace = {"name": "small", "windows": windows, "layers": layers, "experts": experts, "counts": encoded}
 with open("small.json.gz", "wb") as file:
     file.write(gzip.compress(json.dumps(trace).encode(), mtime=0))
