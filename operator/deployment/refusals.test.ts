@@ -107,13 +107,6 @@ test("a memory limit below memoryPerRank is refused before there is a pod only w
   await moe.serves(3);
 });
 
-test("oversubscription is refused while no runtime has it", async (t) => {
-  const moe = await world(t, { experts: { oversubscription: "Allow" } });
-  await moe.start();
-  await moe.comes("SpecAccepted", "False", "FieldNotSupported", /spec\.experts\.oversubscription/);
-  assert.equal(moe.pods.length, 0);
-});
-
 test("a certificate that cannot be written holds up neither the status nor the rebalance plane", async (t) => {
   const moe = await world(t);
   moe.kube.onWrite = (_, resource, name) => {

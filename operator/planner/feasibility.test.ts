@@ -27,8 +27,8 @@ function refusal(fits: Feasibility): string {
 
 /** The remedies that a refusal names: bytes of memoryPerRank, and a number of replicas if that helps. */
 function remedies(message: string): { memory: number; replicas: number | undefined } {
-  const [, memory = ""] = /raise memoryPerRank to (\S+)/.exec(message) ?? [];
-  const [, replicas] = / or replicas to (\d+)$/.exec(message) ?? [];
+  const [, memory = ""] = /raise memoryPerRank to ([^\s,]+)/.exec(message) ?? [];
+  const [, replicas] = / or replicas to (\d+), or set experts\.oversubscription to Allow$/.exec(message) ?? [];
   return { memory: parseQuantity(memory, "memoryPerRank"), replicas: replicas === undefined ? undefined : Number(replicas) };
 }
 

@@ -23,7 +23,7 @@ export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feas
   const have = budgets.every((budget) => budget === per)
     ? `${active.length} ranks x ${formatBytes(per)} = ${formatBytes(sum(budgets))}`
     : `${active.length} ranks have ${formatBytes(sum(budgets))}`;
-  const remedy = `raise memoryPerRank to ${formatBytes(raised, "up")}${more !== undefined && more > active.length ? ` or replicas to ${more}` : ""}`;
+  const remedy = `raise memoryPerRank to ${formatBytes(raised, "up")}${more !== undefined && more > active.length ? ` or replicas to ${more}` : ""}, or set experts.oversubscription to Allow`;
   return refuse(
     `experts need ${formatBytes(need)} plus one staging slot of ${formatBytes(staging)} per rank, ${have} (${formatBytes(usable)} usable): ${remedy}`,
   );

@@ -92,7 +92,8 @@ export function membersOf(views: readonly RankView[]): Member[] {
 }
 
 export function planMembers(views: readonly RankView[], ranks: readonly RankSpec[]): Map<number, PlanMember> {
-  const budgets = new Map(ranks.map(({ rank, budgetBytes }) => [rank, budgetBytes]));
+  // What a rank serves beyond its memory lies on its disk, so that memory orders no layers.
+  const budgets = new Map(ranks.map(({ rank, budgetBytes, memoryBytes }) => [rank, memoryBytes === undefined ? budgetBytes : Infinity]));
   const usable = views.filter((view) => view.usable);
   return new Map(
     usable.map(({ rank, pod, report }): [number, PlanMember] => [

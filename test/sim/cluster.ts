@@ -299,7 +299,8 @@ export class SimCluster {
       layer.hosts.every((hosts, e) =>
         hosts.every((rank) => {
           const worker = this.ofRank(rank);
-          return worker?.alive && worker.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
+          const held = worker?.memory.has(worker.key(l, e)) || this.shape.oversubscribed;
+          return worker?.alive && held && worker.state.epoch >= plan.epoch;
         }),
       ),
     );

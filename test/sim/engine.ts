@@ -4,7 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { StepKind } from "../../crds/telemetry.ts";
 import type { Backend, Compiled, Outputs } from "../../runtime/compute/backend.ts";
-import type { Engine, EngineInfo, EngineOptions, LoadCounters, RoutingTables } from "../../runtime/engine/engine.ts";
+import type { Engine, EngineInfo, EngineOptions, LoadCounters, OnDemandFrame, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/pass/expert-table.ts";
 import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { forward } from "../../runtime/engine/pass/step.ts";
@@ -71,7 +71,11 @@ export class SimEngine implements Engine {
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.#table = new ExpertTable({ backend: this.#backend(), store, program, codec: parts.info.codec, counter });
     const serve = (batch: Parameters<Engine["runExperts"]>[0]) => this.runExperts(batch);
-    this.connections = new EngineRows({ info: parts.info, serve, onDemand: parts.onDemand, network: parts.network });
+    const loads = (layer: number, wanted: readonly number[]): boolean =>
+      shape.oversubscribed === true && wanted.every((expert) => this.#router.table.hostsOf(layer, expert).includes(this.#router.rank));
+    // It is asked by a message in production, so that a step takes what it has before anything leaves.
+    const onDemand = { run: async (frame: OnDemandFrame) => Promise.resolve().then(() => parts.onDemand.run(frame)) };
+    this.connections = new EngineRows({ info: parts.info, serve, onDemand, network: parts.network, loads });
     this.#tools = {
       ...{ program, experts: this.#table, counter, times: new StepTimes() },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),

@@ -38,6 +38,10 @@ test("a deployment shrinks and grows while all this happens", async () => {
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { also: ["resize"] });
 });
 
+test("ranks that serve more than they hold lose no token and no plan, also where they shrink, grow and are lost for good", async () => {
+  for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { oversubscribed: true, also: ["resize"], noSpare: seed % 2 === 0 });
+});
+
 test("transfers that crawl past every deadline break no promise", async () => {
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { only: crawl });
 });

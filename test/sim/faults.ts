@@ -27,11 +27,17 @@ export interface FaultOptions {
   readonly noSpare?: boolean;
   /** spec.experts.minExpertReplicas; there is memory for them on all ranks together, and in the end every expert has them. */
   readonly minExpertReplicas?: number;
+  /** When true, ranks have memory for half of the experts, and serve all. */
+  readonly oversubscribed?: boolean;
 }
 
 const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
 /** The budget of a rank where experts have a second expert replica: enough for all of them, and for two expert replicas more on each rank. */
 const budgetOfExpertReplicas = 1900;
+/** Of eight experts each, on three ranks. */
+const budgetOversubscribed = 400;
+const budgetOf = ({ minExpertReplicas = 1, oversubscribed = false }: FaultOptions): number =>
+  oversubscribed ? budgetOversubscribed : minExpertReplicas > 1 ? budgetOfExpertReplicas : shape.budgetBytes;
 const unrestMs = 60_000;
 const peaceMs = 240_000;
 const settleMs = 5_000;
@@ -57,13 +63,16 @@ export async function faultRun(seed: number, options: FaultOptions = {}): Promis
 }
 
 async function runWithFaults(seed: number, options: FaultOptions): Promise<FaultRun> {
-  const { only, also = [], noSpare = false, minExpertReplicas = 1 } = options;
+  const { only, also = [], noSpare = false, minExpertReplicas = 1, oversubscribed = false } = options;
   const chosen = faults.filter(({ name, onDemand }) => (only ? only.includes(name) : !onDemand || also.includes(name)));
   const random = seeded(seed * 7919);
   const sim = new SimCluster({
     ...{ seed, ranks },
-    shape: minExpertReplicas > 1 ? { ...shape, budgetBytes: budgetOfExpertReplicas } : shape,
-    spec: { rebalancing: { trigger, interval: "3s" }, experts: { minExpertReplicas } },
+    shape: { ...shape, oversubscribed, budgetBytes: budgetOf(options) },
+    spec: {
+      rebalancing: { trigger, interval: "3s" },
+      experts: { minExpertReplicas, oversubscription: oversubscribed ? "Allow" : "Never" },
+    },
   });
   let topic = 0;
   sim.demand = (layer) =>
@@ -318,7 +327,7 @@ function calm(sim: SimCluster): void {
  * would make good what repair leaves undone.
  */
 function loseForGood(sim: SimCluster, random: Random): void {
-  sim.respec({ rebalancing: { mode: "Off", trigger } });
+  sim.respec({ rebalancing: { mode: "Off", trigger }, experts: { oversubscription: sim.shape.oversubscribed ? "Allow" : "Never" } });
   anyWorker(sim, random).crash(undefined);
   if (random.next() < 0.5) sim.kube.failWrites = 1;
   else {

@@ -11,6 +11,8 @@ export interface SimShape extends ExpertGrid {
   /** The bytes of a stored expert; unset = as many as `bytes`. */
   readonly storedBytes?: number;
   readonly budgetBytes: number;
+  /** Ranks may serve more than that. */
+  readonly oversubscribed?: boolean;
 }
 
 const defaultDigest = "sha256:model";

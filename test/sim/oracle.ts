@@ -138,6 +138,7 @@ export class Oracle implements Watch {
   /** No live source may still send rows for this expert here, or have some under way. */
   onFree(worker: SimWorker, layer: number, expert: number): void {
     const mine = worker.state.current(layer);
+    if (this.#sim.shape.oversubscribed) return; // it is loaded again where such a row comes
     if (!mine || mine.hosts[expert]?.includes(worker.rank)) return;
     if (this.#adopted.get(`${worker.bootId}/${layer}`) === mine.epoch) return;
     const ran = this.#history.get(`${worker.bootId}/${layer}`) ?? [];

@@ -13,6 +13,7 @@ const modes: Readonly<Record<string, (seed: number) => Promise<FaultRun>>> = {
   "no-spare": (seed) => faultRun(seed, { noSpare: true }),
   expertReplicas: (seed) => faultRun(seed, { minExpertReplicas: 2 }),
   resize: (seed) => faultRun(seed, { also: ["resize"] }),
+  oversubscribed: (seed) => faultRun(seed, { oversubscribed: true, also: ["resize"] }),
   crawl: (seed) => faultRun(seed, { only: crawl }),
   training: trainingRun,
   leaders: leadersRun,

@@ -168,6 +168,7 @@ export class SimWorker {
     const plane = createWorkerPlane({
       ...{ identity, namespace, name, podName, network, tls, engine, info, onDemand, health, metrics },
       ...{ store: simStore(model, around.disk(rank), around.clock), textDigest: "", budgetBytes: around.shape.budgetBytes, log: silentLog },
+      oversubscribed: around.shape.oversubscribed ?? false,
       tracing: tracingOff,
       clock: () => around.clock.now() + (around.clockAheadMs.get(rank) ?? 0),
     });
@@ -244,7 +245,7 @@ export class SimWorker {
   }
   /** Planned here, it gave its place to one that nobody else holds. */
   gaveWay(layer: number, expert: number): boolean {
-    return this.#away.has(this.key(layer, expert));
+    return this.#around.shape.oversubscribed === true || this.#away.has(this.key(layer, expert));
   }
 
   /** The process dies; the kubelet starts it again in the same pod after `ms`. */

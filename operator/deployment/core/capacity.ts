@@ -2,7 +2,6 @@
 import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
-import { defaultOversubscription } from "../../../crds/names.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { headroom, processBytes } from "../../../crds/rank-memory.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
@@ -72,7 +71,7 @@ export function fit(spec: Pick<MoEDeploymentSpec, "experts">, model: ModelView, 
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
   return {
     fits: false,
-    message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}`,
+    message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}, or set experts.oversubscription to Allow`,
   };
 }
 
@@ -97,8 +96,6 @@ function leastRanks(model: ModelView, perRank: number, { experts }: Pick<MoEDepl
 /** What no rank can start with, known before there is one. The limit does not count the memory of a device, and only a rank knows what Auto takes. */
 export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined): Refusal[] {
   const { experts, runtime } = spec;
-  if (experts.oversubscription !== defaultOversubscription)
-    return [{ reason: "FieldNotSupported", message: "spec.experts.oversubscription: no runtime of this version has it; leave it out" }];
   const mayUseDevice = usesDeviceMemory(runtime.backend) || runtime.backend === "Auto";
   if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
   const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");

@@ -238,7 +238,7 @@ test("a refused shrink says what would make it possible", () => {
   assert.equal(blocked?.reason, "ScaleDownBlocked");
   assert.equal(
     blocked?.message,
-    "experts need 16Mi, 1 ranks x 9Mi = 9Mi (one slot of 1Mi per rank stages moves): raise memoryPerRank to 17Mi or replicas to 2",
+    "experts need 16Mi, 1 ranks x 9Mi = 9Mi (one slot of 1Mi per rank stages moves): raise memoryPerRank to 17Mi or replicas to 2, or set experts.oversubscription to Allow",
   );
 });
 

@@ -226,7 +226,7 @@ test("experts that do not fit are refused with what would make them fit, and fol
   const message = memoryRefusals(spec("6Mi"), model, 2, undefined)[0]?.message ?? "";
   assert.equal(
     message,
-    "experts need 16Mi, 2 ranks x 6Mi = 12Mi (one slot of 1Mi per rank stages moves): raise memoryPerRank to 9Mi or replicas to 4",
+    "experts need 16Mi, 2 ranks x 6Mi = 12Mi (one slot of 1Mi per rank stages moves): raise memoryPerRank to 9Mi or replicas to 4, or set experts.oversubscription to Allow",
   );
   assert.deepEqual(memoryRefusals(spec("9Mi"), model, 2, undefined), []);
   assert.deepEqual(memoryRefusals(spec("6Mi"), model, 4, undefined), []);
@@ -242,7 +242,7 @@ test("experts of unlike sizes are counted in bytes, layers without experts not a
   const unlike = { ...model, layers: 4, experts: 8, layerExperts: [0, 2, 8, 8], expertBytes: 16 * Mi, largestExpertBytes: 4 * Mi };
   assert.deepEqual(memoryRefusals(spec("16Mi"), unlike, 2, undefined), [], "16 Mi fit beside what at most stays unused");
   const [refusal] = memoryRefusals(spec("10Mi"), unlike, 2, undefined);
-  assert.match(refusal?.message ?? "", /raise memoryPerRank to 16Mi or replicas to 8$/);
+  assert.match(refusal?.message ?? "", /raise memoryPerRank to 16Mi or replicas to 8, or set experts\.oversubscription to Allow$/);
   assert.deepEqual(memoryRefusals(spec("10Mi"), unlike, 8, undefined), []);
   const few = { ...unlike, layerExperts: [0, 2, 0, 0], expertBytes: 8 * Mi };
   assert.deepEqual(memoryRefusals(spec("8Mi"), few, 2, undefined), [], "two experts, one a rank, each beside a staging slot");

@@ -17,7 +17,7 @@ export const drain: Intent = {
     const primaries = newPrimaries(load.input(seen), seen.plan);
     const { unhosted, changed } = primaries;
     if (unhosted.length > 0) {
-      const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
+      const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank, keep replicas, or set experts.oversubscription to Allow`;
       return { end: "settled", blocked: new Map(leaving.map((rank) => [rank, message])) };
     }
     if (!changed) return settled;

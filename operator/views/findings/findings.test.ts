@@ -79,6 +79,7 @@ const healthy = [
   condition("TelemetryFresh", "True", "Fresh"),
   condition("PlacementBalanced", "True", "Balanced"),
   condition("RuntimeUpToDate", "True", "UpToDate"),
+  condition("ExpertsOversubscribed", "False", "FitsInMemory"),
   condition("ScalingActive", "True", "AtTarget"),
   condition("GatewayRouted", "True", "Accepted"),
 ];

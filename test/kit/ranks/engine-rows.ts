@@ -1,6 +1,7 @@
 // Production connections and retries for engines that are doubles.
 import type { EngineConnections, EngineInfo, EngineOptions, PeerCounts, RemoteFrame } from "../../../runtime/engine/api.ts";
 import type { AskedBatch } from "../../../runtime/engine/pass/expert-table.ts";
+import type { FrameWays } from "../../../runtime/engine/rows/frame-run.ts";
 import { Outbound } from "../../../runtime/engine/rows/outbound.ts";
 import { PeerConnections, type RowsNetwork } from "../../../runtime/engine/rows/peer-connections.ts";
 
@@ -9,6 +10,7 @@ interface RowsOptions {
   readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
   readonly onDemand: EngineOptions["onDemand"];
   readonly network?: RowsNetwork;
+  readonly loads?: FrameWays["loads"];
 }
 
 export class EngineRows implements EngineConnections {
@@ -16,8 +18,8 @@ export class EngineRows implements EngineConnections {
   readonly #peers: PeerConnections;
   #onCounts: (counts: PeerCounts) => void = () => {};
 
-  constructor({ info, serve, onDemand, ...network }: RowsOptions) {
-    const ways = { serve, onDemand: onDemand.run.bind(onDemand) };
+  constructor({ info, serve, onDemand, loads, ...network }: RowsOptions) {
+    const ways = { serve, onDemand: onDemand.run.bind(onDemand), loads };
     const model = { info, backend: { numericClass: "exact" } } as const;
     const report = (counts: PeerCounts) => this.#onCounts(counts);
     this.#peers = new PeerConnections({ model, ...ways, ...network, onFrames: () => {}, report });
