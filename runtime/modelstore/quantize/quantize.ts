@@ -82,7 +82,11 @@ function spaced(log: Log): (line: () => string) => void {
 
 async function sequencesOf({ dir, text, tokens }: QuantizeOptions): Promise<readonly (readonly number[])[]> {
   const tokenizer = await loadTokenizer(dir);
-  if (text === undefined) return cut(await calibrationSequences(tokenizer), tokens);
+  if (text === undefined)
+    return cut(
+      (await calibrationSequences(tokenizer)).map(({ ids }) => ids),
+      tokens,
+    );
   const { size } = await stat(text).catch((caught) => {
     throw invalid(`--text: ${caught instanceof Error ? caught.message : caught}`);
   });

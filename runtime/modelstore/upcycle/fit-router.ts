@@ -180,18 +180,43 @@ function countLoads(score: Float64Array, experts: number, topK: number): number[
 
 /** `states` [tokens, hidden]: the normed FFN inputs of `layer`'s router. */
 export function fitRouter(states: Float32Array, hidden: number, layer: number, options: RouterOptions): FittedRouter {
-  const { experts, topK } = options;
+  const { experts } = options;
   const tokens = states.length / hidden;
   if (tokens < experts * 4)
     throw new AppError(`${tokens} tokens are too few to fit a router of ${experts} experts`, { code: "TooFewTokens" });
   const mean = meanDirection(states, hidden);
   const found = cluster(directions(states, hidden, mean), hidden, experts, keyOf(options.seed, layer, 0x40));
+  return scaledRouter(states, hidden, { mean, centres: found }, options);
+}
+
+/** Sums of the tokens' directions by label become the rows, so that each expert is for the tokens of its label. */
+export function labelledRouter(
+  states: Float32Array,
+  hidden: number,
+  labels: Uint16Array,
+  options: Omit<RouterOptions, "seed">,
+): FittedRouter {
+  const mean = meanDirection(states, hidden);
+  const centres = new Float32Array(options.experts * hidden);
+  for (const [token, label] of labels.entries()) {
+    const row = normalize(removeDirection(Float64Array.from(states.subarray(token * hidden, (token + 1) * hidden)), mean));
+    for (let i = 0; i < hidden; i++) centres[label * hidden + i] = (centres[label * hidden + i] as number) + (row[i] as number);
+  }
+  return scaledRouter(states, hidden, { mean, centres }, options);
+}
+
+function scaledRouter(
+  states: Float32Array,
+  hidden: number,
+  { mean, centres: found }: { readonly mean: Float64Array; readonly centres: Float32Array },
+  { experts, topK, topProbability }: Omit<RouterOptions, "seed">,
+): FittedRouter {
   const centres = new Float32Array(experts * hidden);
   for (let expert = 0; expert < experts; expert++) {
     const centre = Float64Array.from(found.subarray(expert * hidden, (expert + 1) * hidden));
     centres.set(normalize(removeDirection(centre, mean)), expert * hidden);
   }
-  const scale = findScale(allScores(states, hidden, centres, experts), experts, options.topProbability);
+  const scale = findScale(allScores(states, hidden, centres, experts), experts, topProbability);
   const rows = roundToBf16(centres.map((value) => value * scale));
   const score = allScores(states, hidden, rows, experts);
   return { rows, topProbability: meanTop(score, experts, 1), loads: countLoads(score, experts, topK) };

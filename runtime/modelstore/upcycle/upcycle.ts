@@ -76,7 +76,7 @@ async function fitRouters(
   options: UpcycleOptions,
   log: Log,
 ): Promise<{ readonly routers: readonly Float32Array[]; readonly tokens: number; readonly imbalance: number }> {
-  const sequences = await calibrationSequences(await loadTokenizer(options.from));
+  const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
   const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
   log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
   // int8 results are bit-identical on more processors than f32's.
