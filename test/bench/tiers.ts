@@ -18,6 +18,8 @@ const cases = [
   { name: "1 stream", streams: 1, tokens: 48 },
   { name: "8 streams", streams: 8, tokens: 16 },
 ] as const;
+/** Steps of llama.cpp's before those that are timed, and those: each may take seconds. */
+const peerSteps = { before: 4, timed: 12 };
 /** Of llama.cpp's tokens/s, on one rank with memory for half. */
 const least = { percent: 50, ratio: 1.5 };
 
@@ -138,8 +140,10 @@ async function peerRates(bench: Bench, setting: Setting, path: string, texts: Re
   const peer = await Peer.start({ path, vocab: vocabOf(bench), on: { kind: "cpu" }, log, joins: (pid) => group.join(pid) });
   const rates = new Map<string, number>();
   try {
-    for (const name of [cases[0].name, ...cases.map((each) => each.name)]) {
-      const rate = await peer.decode({ texts: texts.get(name) ?? [], promptTokens, tokens: maxContext, threads });
+    for (const [name, whole] of texts) {
+      const stepsOf = (steps: number) => ({ texts: whole.map((text) => text.slice(0, promptTokens + steps)), promptTokens });
+      await peer.decode({ ...stepsOf(peerSteps.before), tokens: maxContext, threads });
+      const rate = await peer.decode({ ...stepsOf(peerSteps.timed), tokens: maxContext, threads });
       rates.set(name, rate);
       log(`llama.cpp, ${setting.percent}%, ${name}: ${rate.toFixed(2)} tokens/s, ${(group.peakBytes() / 1e6).toFixed(0)} MB at most`);
     }
