@@ -137,7 +137,14 @@ async function peerRates(bench: Bench, setting: Setting, path: string, texts: Re
   const group = groupOf(bench, setting, "peer");
   dropFromCache(path);
   const threads = bench.asked.threads.at(-1) ?? 1;
-  const peer = await Peer.start({ path, vocab: vocabOf(bench), on: { kind: "cpu" }, log, joins: (pid) => group.join(pid) });
+  const peer = await Peer.start({
+    path,
+    vocab: vocabOf(bench),
+    on: { kind: "cpu" },
+    onlyMapped: true,
+    log,
+    joins: (pid) => group.join(pid),
+  });
   const rates = new Map<string, number>();
   try {
     for (const [name, whole] of texts) {

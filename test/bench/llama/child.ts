@@ -25,7 +25,7 @@ const seconds = (from: number): number => (performance.now() - from) / 1000;
 
 const work: { readonly [K in Order["kind"]]: (order: Extract<Order, { kind: K }>) => number[] } = {
   load(order) {
-    library = new LlamaLibrary(order.on);
+    library = new LlamaLibrary(order.on, order.onlyMapped);
     model = library.load(order.path);
     vocab = order.vocab;
     process.stderr.write(`${library.systemInfo}\n`);

@@ -23,6 +23,8 @@ const contextParamsWords = 20;
 /** In the first struct, behind two pointers, of numbers of 4 bytes: layers on devices, and how they lie on several. */
 const modelPlace = { gpuLayers: 0, split: 1 } as const;
 const wantedModelDefaults = { gpuLayers: -1, split: 1 } as const;
+/** The byte of the same that says whether weights are packed anew for the processor, in memory beside the mapped file. */
+const repacksByte = 58;
 /** More layers than a model has. */
 const allLayers = 9_999;
 const place = { context: 0, batch: 1, microBatch: 2, sequences: 3, threads: 7, threadsBatch: 8, flash: 13 } as const;
@@ -150,13 +152,14 @@ export class LlamaLibrary {
   readonly #newPool: Call;
   readonly #pools = new Map<number, Address>();
 
-  constructor(on: PeerDevice) {
+  /** `onlyMapped`: weights are read from the mapped file, as memory for a part of them wants. */
+  constructor(on: PeerDevice, onlyMapped = false) {
     const files = filesOf(on.kind);
     this.#call = bind(files);
     this.#defaults = this.#readDefaults();
     this.#call.loadAll(files.folder);
     this.#call.init();
-    this.#modelParams = this.#paramsFor(on);
+    this.#modelParams = this.#paramsFor(on, onlyMapped);
     if (on.kind !== "cpu" && software.test(on.called)) this.#defaults[place.flash] = 0;
     const address = this.#call.procedure(this.#call.registry("CPU"), "ggml_threadpool_new") as Address | null;
     if (address === null) throw unavailable("llama.cpp's CPU library has no ggml_threadpool_new");
@@ -200,13 +203,16 @@ export class LlamaLibrary {
   }
 
   /** On a GPU all layers lie on the one device: left to itself, llama.cpp would spread them over all that it sees. */
-  #paramsFor(on: PeerDevice): ModelParams {
+  #paramsFor(on: PeerDevice, onlyMapped: boolean): ModelParams {
     const { devices, memories, words } = this.#call.modelDefaults() as ModelParams;
     const params = new BigUint64Array(words);
     const numbers = new Int32Array(params.buffer);
     if (devices !== null) throw unavailable(`llama.cpp is not of release ${release}: its default of devices is none of them`);
     for (const [name, want] of Object.entries(wantedModelDefaults))
       wanted(name, numbers[modelPlace[name as keyof typeof modelPlace]], want);
+    const bytes = new Uint8Array(params.buffer);
+    wanted("repacks", bytes[repacksByte], 1);
+    if (onlyMapped) bytes[repacksByte] = 0;
     numbers[modelPlace.gpuLayers] = on.kind === "cpu" ? 0 : allLayers;
     return { devices: on.kind === "cpu" ? null : this.#onlyDevice(on.kind, on.called), memories, words: params };
   }

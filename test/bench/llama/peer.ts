@@ -18,7 +18,7 @@ interface Setting {
 }
 
 export type Order =
-  | { readonly kind: "load"; readonly path: string; readonly vocab: number; readonly on: PeerDevice }
+  | { readonly kind: "load"; readonly path: string; readonly vocab: number; readonly on: PeerDevice; readonly onlyMapped: boolean }
   | (Setting & { readonly kind: "gaps"; readonly prompt: readonly number[]; readonly continuation: readonly number[] })
   | (Setting & { readonly kind: "decode"; readonly texts: readonly (readonly number[])[]; readonly promptTokens: number })
   | (Setting & { readonly kind: "prefill"; readonly text: readonly number[] })
@@ -42,6 +42,8 @@ export interface PeerOptions {
   readonly vocab: number;
   readonly on: PeerDevice;
   readonly log: (line: string) => void;
+  /** See LlamaLibrary. */
+  readonly onlyMapped?: boolean;
   /** A file that gets what it prints, the nodes of its graphs too; a pipe would lose some of that. */
   readonly printsTo?: string;
   /** Called with the process before it loads the file. */
@@ -65,7 +67,7 @@ export class Peer {
   }
 
   /** Starts the process and loads the file. Throws AppError `BackendUnavailable` with the reason why there is no llama.cpp. */
-  static async start({ path, vocab, on, log, printsTo, joins }: PeerOptions): Promise<Peer> {
+  static async start({ path, vocab, on, onlyMapped = false, log, printsTo, joins }: PeerOptions): Promise<Peer> {
     log(`llama.cpp: ${path}`);
     const stderr = printsTo === undefined ? "pipe" : openSync(printsTo, "w");
     const child = fork(join(import.meta.dirname, "child.ts"), {
@@ -76,7 +78,7 @@ export class Peer {
     const peer = new Peer(child);
     try {
       joins?.(child.pid as number);
-      await peer.#ask({ kind: "load", path, vocab, on });
+      await peer.#ask({ kind: "load", path, vocab, on, onlyMapped });
       return peer;
     } catch (caught) {
       await peer.close();
