@@ -5,7 +5,6 @@ import { partOf } from "../placement/frames/frames.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { GiveWay, Materializer } from "./memory/materializer.ts";
-import type { ResidentExpert } from "./memory/resident-set.ts";
 
 /** Milliseconds that a load may take. */
 const loadMsMax = 30_000;
@@ -62,7 +61,8 @@ export class OnDemand implements OnDemandExperts {
     if (used !== undefined) onUsed?.(used);
     const of = { layer, phase, origin };
     const work = { rows, pairRows, pairExperts };
-    const signal = AbortSignal.timeout(Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs))));
+    const ms = Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs)));
+    const together = AbortSignal.timeout(ms);
     const out = new Float32Array(pairExperts.length * hidden);
     const place = async (experts: ReadonlySet<number>, compute: (part: Pairs) => Promise<Float32Array>): Promise<void> => {
       const pairs = [...pairExperts.keys()].filter((pair) => experts.has(pairExperts[pair] as number));
@@ -78,6 +78,8 @@ export class OnDemand implements OnDemandExperts {
     const loads = Array.from({ length: Math.min(atOnce, left.length) }, async () => {
       for (let expert = left.shift(); expert !== undefined; expert = left.shift()) {
         const next = expert;
+        // Many loads that follow each other take longer than the one that nobody ends.
+        const signal = atOnce > 1 ? AbortSignal.timeout(ms) : together;
         await place(new Set([next]), (part) => this.#runOne(of, next, part, signal));
       }
     });
@@ -97,10 +99,10 @@ export class OnDemand implements OnDemandExperts {
     const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
-    const arrived = wasHere ? () => {} : this.#waitFor({ layer, expert });
+    const arrived = wasHere ? () => {} : this.#waitForLoad();
     try {
-      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
-        arrived();
+      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, (bytes) => {
+        arrived(bytes);
         // A planned expert stays until the plan releases it, since senders may route by it.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
         return this.#compute(of, work);
@@ -123,18 +125,18 @@ export class OnDemand implements OnDemandExperts {
     }
   }
 
-  /** Returns what ends the wait; later calls do nothing. */
-  #waitFor(expert: ResidentExpert): () => void {
+  /** Returns what ends the wait, with the bytes of a load that was this one's own; later calls do nothing. */
+  #waitForLoad(): (bytes?: number) => void {
     this.#waited();
     this.#waits += 1;
     let waits = true;
-    return () => {
+    return (bytes = 0) => {
       if (!waits) return;
       waits = false;
       this.#waited();
       this.#waits -= 1;
-      this.#misses.loads += 1;
-      this.#misses.bytes += this.#options.materializer.storedBytes(expert);
+      this.#misses.loads += bytes > 0 ? 1 : 0;
+      this.#misses.bytes += bytes;
     };
   }
 

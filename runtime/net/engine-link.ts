@@ -10,6 +10,7 @@ import { decodeDeclined, decodeSeq, encodeRowsFrame, type RowsAnswer, type RowsF
 /** Milliseconds after which a frame is given up, since pings only show that the host lives: others may have its experts, a load takes longer. */
 export const engineFrameMsMax = 10_000;
 export const onDemandFrameMsMax = 30_000;
+const loadingFrameMsMax = 60_000;
 const inFlightMax = 512;
 const unsentMax = 512;
 
@@ -27,6 +28,8 @@ export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly rows: () => Uint8Array;
   readonly answerBytes: number;
   readonly heldBytes: number;
+  /** The host may load experts of the frame one after another. */
+  readonly mayLoad?: boolean;
 }
 
 interface Pending {
@@ -60,7 +63,10 @@ export interface LinkEvents {
   closed(reason: AppError, wasReady: boolean): void;
 }
 
-export const frameMsMax = ({ onDemand }: Pick<EngineWork, "onDemand">): number => (onDemand ? onDemandFrameMsMax : engineFrameMsMax);
+export function frameMsMax({ onDemand, mayLoad }: Pick<EngineWork, "onDemand" | "mayLoad">): number {
+  if (mayLoad) return loadingFrameMsMax;
+  return onDemand ? onDemandFrameMsMax : engineFrameMsMax;
+}
 
 export class EngineLink implements RowsLink {
   readonly #connection: PeerConnection;

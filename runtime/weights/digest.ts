@@ -25,11 +25,20 @@ export function matchesAgain(): (bytes: Uint8Array, sha256: string) => Promise<b
   const sums = new Map<string, number>();
   return async (bytes, sha256) => {
     const sum = sums.get(sha256);
-    if (sum !== undefined) return crc32(bytes) === sum;
+    if (sum !== undefined) return (await crcInSlices(bytes)) === sum;
     const matches = (await sha256Apart(bytes)) === sha256;
-    if (matches) sums.set(sha256, crc32(bytes));
+    if (matches) sums.set(sha256, await crcInSlices(bytes));
     return matches;
   };
+}
+
+async function crcInSlices(bytes: Uint8Array): Promise<number> {
+  let sum = 0;
+  for (let from = 0; from < bytes.length; from += sliceBytes) {
+    if (from > 0) await yieldLoop();
+    sum = crc32(bytes.subarray(from, from + sliceBytes), sum);
+  }
+  return sum;
 }
 
 async function sha256InSlices(bytes: Uint8Array): Promise<string> {

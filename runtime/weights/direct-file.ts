@@ -19,7 +19,7 @@ export async function openDirectFile(path: string, code: string): Promise<Random
   const handle = await openPast(path);
   if (handle === undefined) return file;
   const kept: Uint8Array[] = [];
-  const buffer = (bytes: number): Uint8Array => {
+  const buffer = (bytes: number): Uint8Array | undefined => {
     const one = kept.pop();
     return one !== undefined && one.byteLength >= bytes ? one : alignedBytes(bytes);
   };
@@ -30,6 +30,7 @@ export async function openDirectFile(path: string, code: string): Promise<Random
       // The plain read tells what is wrong with places beyond the file, and has the file's end.
       if (position % alignment !== 0 || position + roundedUp(length) > file.size) return file.read(position, length);
       const into = buffer(roundedUp(length));
+      if (into === undefined) return file.read(position, length);
       try {
         const isWhole = await readInto(handle, into.subarray(0, roundedUp(length)), position);
         return isWhole ? into.slice(0, length) : await file.read(position, length);
@@ -46,9 +47,14 @@ export async function openDirectFile(path: string, code: string): Promise<Random
 
 const roundedUp = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
-/** Memory of WebAssembly is the only one that JavaScript gets at whole pages. */
-const alignedBytes = (bytes: number): Uint8Array =>
-  new Uint8Array(new WebAssembly.Memory({ initial: Math.ceil(bytes / pageBytes) }).buffer, 0, bytes);
+/** Memory of WebAssembly is the only one that JavaScript gets at whole pages. Undefined where there is none left. */
+function alignedBytes(bytes: number): Uint8Array | undefined {
+  try {
+    return new Uint8Array(new WebAssembly.Memory({ initial: Math.ceil(bytes / pageBytes) }).buffer, 0, bytes);
+  } catch {
+    return undefined;
+  }
+}
 
 /** Undefined where the system or the file system has no such reads. */
 const openPast = (path: string): Promise<FileHandle | undefined> =>

@@ -11,7 +11,7 @@ import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-
 import { shardSource } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
-import { type Device, inOrder } from "../experts/memory/tier.ts";
+import { type Device, inOrder, orNext } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import { OnDemand } from "../experts/on-demand.ts";
@@ -92,13 +92,14 @@ export function createWorkerExperts(options: ExpertsOptions) {
     engine,
     materializer,
     hidden: info.hidden,
-    // A peer reads it from its disk as well.
-    sourcesOf: (layer, expert) => (oversubscribed && onDisk({ layer, expert }) ? [] : state.sources(layer, expert)),
+    sourcesOf: (layer, expert) => state.sources(layer, expert),
     atOnce: oversubscribed ? atOnce : undefined,
     onUsed,
-    giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
+    giveWay: (layer, expert) => (oversubscribed ? undefined : plan.giveWay.to(layer, expert)),
     wanted: (layer, expert) => state.wanted(layer).has(expert),
-    onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
+    onDemandLoad: (result) => {
+      if (!oversubscribed || result === "error") metrics.add("enodia_expert_on_demand_loads_total", 1, { result });
+    },
   });
   const connections: PeerDirectory = directoryOf(options, state, (counts) => {
     heartbeats.used(counts.used);
@@ -146,6 +147,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     for (const part of [plan, connections, heartbeats, peers]) part.close();
   };
   return {
+    oversubscribed,
     peers,
     state,
     plan,
@@ -173,7 +175,7 @@ function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace
     now: () => performance.now(),
     worth: eviction && (({ layer, expert }) => eviction.worth(layer * info.experts + expert)),
   });
-  const onDisk = ({ layer, expert }: ResidentExpert) => remoteModel?.kept.has(layer, expert) !== false;
+  const onDisk = ({ layer, expert }: ResidentExpert) => remoteModel?.kept.isKnown(layer, expert) !== false;
   const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
   const device = deviceOf(engine);
   const materializer = new Materializer({ device, residents, ...below(options, reads), onDisk, pace, log, loadsAtOnce: atOnce });
@@ -188,7 +190,7 @@ function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
-function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
+function below({ peers, store, remoteModel, oversubscribed, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;
   const others = new PeerTier({ peers, store, codec: info.codec, ...reporting });
@@ -196,8 +198,10 @@ function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions
     const last = new WeightServerTier({ weightServer, store, codec: info.codec, ...reporting });
     return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
   };
+  // A peer of an oversubscribed rank reads from its disk as well.
+  const first = oversubscribed ? [orNext(storeTier(reads, reporting))] : [];
   return {
-    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : [others, storeTier(reads, reporting)]),
+    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : [...first, others, storeTier(reads, reporting)]),
     storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
   };
 }

@@ -89,6 +89,23 @@ test("a move and a lost rank while memory is short cost no request and no token"
   }
 });
 
+test("steps that decode between the pieces of a prompt's experts end, though memory holds few", async () => {
+  const ranks = new Ranks(store, () => ({ expertBudgetBytes: 3 * unit, oversubscription: "Allow", decodeWaitMs: 1 }));
+  try {
+    await ranks.launch(0);
+    await ranks.firstPlan();
+    const long = (seed: number) => Array.from({ length: 180 }, (_, i) => (i * 7 + seed * 13) % 250);
+    const wanted = await ranks.text([0], long(0), 4);
+    const streams = Array.from({ length: 3 }, () => ranks.text([0], prompt, tokens));
+    const prompts = Array.from({ length: 4 }, (_, i) => ranks.text([0], long(i), 4));
+    const [texts, after] = await within(90_000, Promise.all([Promise.all(streams), Promise.all(prompts)]), "streams beside prompts");
+    for (const text of texts) assert.deepEqual(text, want);
+    assert.deepEqual(after[0], wanted);
+  } finally {
+    await ranks.close();
+  }
+});
+
 test("what is used most stays in memory", async () => {
   const ranks = await launched(1, 0.5);
   try {

@@ -53,6 +53,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       state: {},
       pace: {},
       plan: { giveWay: { count: 0 } },
+      oversubscribed: true,
       onDemand: { misses: { loads: 3, bytes: 30, seconds: 0.5 } },
     },
     ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, leaving: { draining: false, ending: false }, health: {} },

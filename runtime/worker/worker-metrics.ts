@@ -61,11 +61,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
-    const { loads, bytes, seconds } = experts.onDemand.misses;
-    metrics.add("enodia_expert_misses_total", loads - missed.loads);
-    metrics.add("enodia_expert_miss_bytes_total", bytes - missed.bytes);
-    metrics.add("enodia_expert_miss_stall_seconds_total", seconds - missed.seconds);
-    missed = { loads, bytes, seconds };
+    if (experts.oversubscribed) missed = countMisses(metrics, experts.onDemand.misses, missed);
     metrics.set("enodia_dispatch_in_flight", experts.connections.inFlight);
     metrics.set("enodia_dispatch_streams", experts.heartbeats.open);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
@@ -84,6 +80,13 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     served: options.record.totals,
     use: last && { kvBlocks: info.kvBlocks, kvBlocksUsed: last.blocksUsed, tokens: last.prefillTokens + last.decodeTokens },
   });
+}
+
+function countMisses(metrics: Metrics<"worker">, now: Misses, before: Misses): Misses {
+  metrics.add("enodia_expert_misses_total", now.loads - before.loads);
+  metrics.add("enodia_expert_miss_bytes_total", now.bytes - before.bytes);
+  metrics.add("enodia_expert_miss_stall_seconds_total", now.seconds - before.seconds);
+  return { ...now };
 }
 
 function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {

@@ -60,6 +60,8 @@ export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   /** The lock of the prefill queue; unset where the backend has none. */
   readonly prefillLock?: Mutex | undefined;
+  /** A step may wait until an expert has left memory, which must not be one that the step around it holds. */
+  readonly oversubscribed?: boolean | undefined;
   readonly inbox: FrameInbox;
   readonly takeMessages: () => void;
   /** Resolves once frames that arrived on sockets are queued; undefined while none are likely. */
@@ -134,7 +136,10 @@ export class FrameScheduler implements StepScheduler {
   betweenGraphs(): Promise<void> | undefined {
     if (this.running === "prefill" || this.running === "mixed") this.#yieldToOthers();
     const others = this.#options.poll()?.then(() => this.#others()) ?? this.#others();
-    if (this.running !== "prefill") return others;
+    return this.running === "prefill" ? this.#thenDecode(others) : others;
+  }
+
+  #thenDecode(others: Promise<void> | undefined): Promise<void> | undefined {
     return others ? others.then(() => this.#decode()) : this.#decode();
   }
 
@@ -202,13 +207,18 @@ export class FrameScheduler implements StepScheduler {
         const piece = pairs.slice(at, at + (inPieces ? this.#expertPace.within(this.#pieceMs()) : pairs.length));
         await this.#run(sharesOf(works, piece));
         at += piece.length;
-        const others = at < pairs.length ? this.betweenGraphs() : undefined;
+        const others = at < pairs.length ? this.#betweenPieces() : undefined;
         if (others) await others;
       }
       return works.map(({ out }) => out);
     } finally {
       for (const work of works) experts.release(work);
     }
+  }
+
+  #betweenPieces(): Promise<void> | undefined {
+    const { oversubscribed, poll } = this.#options;
+    return oversubscribed ? (poll()?.then(() => this.#others()) ?? this.#others()) : this.betweenGraphs();
   }
 
   begin(parts: number): void {

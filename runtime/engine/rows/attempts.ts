@@ -5,7 +5,7 @@ const busyWaitMaxMs = 1_000;
 const busyWaitMs = 50;
 /** The pause where frames wait for loads. */
 export const loadWaitMs = 500;
-/** After so many busy answers a frame goes elsewhere. */
+/** After so many busy answers a frame goes elsewhere, by default. */
 const busyAnswersMax = 3;
 
 /** The pause is at least the requested time, spread over senders. `random` in 0..1. */
@@ -36,6 +36,11 @@ export interface Question {
 export class Attempts {
   readonly #failed = new Set<string>();
   readonly #busy = new Map<number, { answers: number; untilMs: number }>();
+  readonly #busyMax: number;
+
+  constructor(busyMax = busyAnswersMax) {
+    this.#busyMax = busyMax;
+  }
 
   fail({ rank, onDemand }: Choice, experts: Iterable<number>): void {
     for (const expert of experts) this.#failed.add(`${rank}.${expert}.${onDemand}`);
@@ -45,7 +50,7 @@ export class Attempts {
   busy({ rank }: Choice, experts: Iterable<number>, untilMs: number): void {
     const answers = (this.#busy.get(rank)?.answers ?? 0) + 1;
     this.#busy.set(rank, { answers, untilMs });
-    if (answers < busyAnswersMax) return;
+    if (answers < this.#busyMax) return;
     for (const onDemand of [false, true]) this.fail({ rank, onDemand }, experts);
   }
 

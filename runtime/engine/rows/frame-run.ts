@@ -55,7 +55,7 @@ export class FrameRun {
   readonly #frame: RemoteFrame;
   readonly #first: Declined | AppError | undefined;
   readonly #endsAt: number;
-  readonly #attempts = new Attempts();
+  readonly #attempts: Attempts;
   readonly #out: Float32Array;
   readonly #hidden: number;
   #lastError: AppError | undefined;
@@ -66,6 +66,8 @@ export class FrameRun {
   constructor(shared: Hosts, frame: RemoteFrame, endsAt: number, first: Declined | AppError | undefined) {
     this.#shared = shared;
     this.#frame = frame;
+    // Where hosts load what rows choose, many frames wait, and no other rank is to load it.
+    this.#attempts = new Attempts(shared.ways.loads && Number.POSITIVE_INFINITY);
     this.#first = first;
     this.#endsAt = endsAt;
     this.#hidden = shared.ways.connections.hidden;

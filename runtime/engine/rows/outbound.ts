@@ -2,10 +2,12 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Declined } from "../../net/rows-codec.ts";
 import type { FrameAnswer, RemoteFrame, RoutingTables } from "../api.ts";
+import { loadWaitMs } from "./attempts.ts";
 import { FrameRun, type FrameWays, type Hosts } from "./frame-run.ts";
 
-/** Milliseconds before a request fails with `ExpertUnavailable`. */
+/** Milliseconds before a request fails with `ExpertUnavailable`, and where hosts load what rows choose. */
 const expertWaitMs = 30_000;
+const loadingWaitMs = 120_000;
 
 interface Placed {
   readonly epoch: number;
@@ -23,7 +25,7 @@ export class Outbound implements Hosts {
   #waiting = 0;
   #rank = -1;
 
-  constructor(ways: FrameWays, waitMs = expertWaitMs) {
+  constructor(ways: FrameWays, waitMs = ways.loads ? loadingWaitMs : expertWaitMs) {
     this.ways = ways;
     this.waitMs = waitMs;
   }
@@ -67,13 +69,19 @@ export class Outbound implements Hosts {
   }
 
   /** Undefined where another rank computes the frame. */
-  #loaded(frame: RemoteFrame): Promise<Float32Array> | undefined {
+  #loaded(frame: RemoteFrame): Promise<Float32Array | Declined> | undefined {
     const { loads, onDemand } = this.ways;
     if (frame.rank !== this.rank || !loads?.(frame.layer, [...frame.pairExperts])) return undefined;
     this.#waiting += 1;
-    return onDemand({ ...frame, origin: "local", leftMs: this.waitMs }).finally(() => {
-      this.#waiting -= 1;
-    });
+    const busy = (caught: unknown): Declined => {
+      if (AppError.from(caught).code !== "Busy") throw caught;
+      return { type: "busy", afterMs: loadWaitMs };
+    };
+    return onDemand({ ...frame, origin: "local" })
+      .catch(busy)
+      .finally(() => {
+        this.#waiting -= 1;
+      });
   }
 
   /** Frames under way fail when their connections end. */

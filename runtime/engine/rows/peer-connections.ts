@@ -202,7 +202,8 @@ export class PeerConnections {
     const startedAt = performance.now();
     const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
     const more = onDemand || traceparent ? { onDemand: onDemand === true, traceparent } : undefined;
-    const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
+    const mayLoad = this.#options.loads !== undefined;
+    const sizes = { mayLoad, answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
     const body = { rows: () => (summed ? encodeHalfRows(rows, this.hidden) : bytesOf(rows)) };
     const answered = link.send(Object.assign(asked, sizes, body, more));
     if (answered === undefined) return undefined;

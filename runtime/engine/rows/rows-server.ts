@@ -87,7 +87,8 @@ export class RowsServer {
     } catch (caught) {
       const missing = missingExperts(caught);
       if (missing.length > 0) return lacks(missing);
-      if (AppError.from(caught).code === "Busy") return { type: "busy", afterMs: frame.onDemand ? loadWaitMs : 0 };
+      const waitsForLoads = frame.onDemand || this.#options.loads !== undefined;
+      if (AppError.from(caught).code === "Busy") return { type: "busy", afterMs: waitsForLoads ? loadWaitMs : 0 };
       throw caught;
     }
   }

@@ -49,12 +49,14 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const onDemand = new OnDemandCalls(send, () => measured.counter.takeUses());
   const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
   const report = (counts: PeerCounts): void => send({ type: "connections", counts });
-  const loads = (layer: number, experts: readonly number[]): boolean =>
-    options.oversubscribed === true && experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
+  const { oversubscribed } = options;
+  const areMine = (layer: number, experts: readonly number[]): boolean =>
+    experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
+  const loads = oversubscribed ? areMine : undefined;
   const connections = new PeerConnections({ model, ...ways, loads, onFrames: inbox.announce.bind(inbox), report });
   const outbound = new Outbound({ connections, ...ways, loads, serve: inbox.serveOwn.bind(inbox) });
   const scheduler = new FrameScheduler({
-    ...{ experts, inbox, now, yieldProcessor, takeMessages: drain },
+    ...{ experts, inbox, now, oversubscribed, yieldProcessor, takeMessages: drain },
     poll: () => connections.poll(),
     waitMs: limits.decodeWaitMs,
     prefillLock: backend.hasPrefillQueue ? experts.prefillLock : undefined,

@@ -37,6 +37,16 @@ export class KeptUnits {
     return this.#known.get(key(layer, expert)) ?? this.#former;
   }
 
+  /** True once this process has written or read it. */
+  isKnown(layer: number, expert: number): boolean {
+    return this.#known.get(key(layer, expert)) === true;
+  }
+
+  /** The unit on disk was read and is right. */
+  verified(layer: number, expert: number): void {
+    this.#known.set(key(layer, expert), true);
+  }
+
   /** The unit on disk was read and is wrong. */
   missing(layer: number, expert: number): void {
     this.#known.set(key(layer, expert), false);

@@ -13,6 +13,8 @@ const loadsMost = 4;
 const loadBytesMost = 256 * 2 ** 20;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
+/** One slot of so many goes to a load that nobody waits for. */
+const urgentTurns = 4;
 
 export interface LoadRequest extends ResidentExpert {
   readonly kind: Kind;
@@ -62,6 +64,8 @@ export class Materializer {
   readonly #log: Log;
   readonly #slots: Semaphore;
   readonly #changed = new Signal();
+  /** Experts that a full disk did not take; each use fetches them. */
+  readonly #notKept = new Set<string>();
   #fetchedBytes = 0;
 
   constructor(options: MaterializerOptions) {
@@ -88,10 +92,10 @@ export class Materializer {
   }
 
   /** Leases a staged expert as soon as it is loaded; otherwise two frames could evict each other's experts for ever. */
-  async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
-    await this.#ensure(request, true);
+  async withExpert<T>(request: LoadRequest, work: (fetchedBytes: number) => Promise<T>): Promise<T> {
+    const bytes = await this.#ensure(request, true);
     try {
-      return await work();
+      return await work(bytes);
     } finally {
       this.release(request);
     }
@@ -164,8 +168,11 @@ export class Materializer {
 
   /** Tiers write what they fetch from elsewhere. */
   async #keepOnDisk(request: LoadRequest): Promise<number> {
-    if (this.#onDisk(request)) return 0;
-    return this.#receive(request, async () => (await this.#read(request)).byteLength);
+    const key = `${request.layer}.${request.expert}`;
+    if (this.#onDisk(request) || this.#notKept.has(key)) return 0;
+    const bytes = await this.#receive(request, async () => (await this.#read(request)).byteLength);
+    if (!this.#onDisk(request)) this.#notKept.add(key);
+    return bytes;
   }
 
   async #fetch(request: LoadRequest): Promise<number> {
@@ -213,6 +220,7 @@ function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onF
 /** At most `slots` run at once; urgent ones go first. */
 class Semaphore {
   #free: number;
+  #ended = 0;
   readonly #waiting: { urgent: boolean; go: () => void }[] = [];
 
   constructor(slots: number) {
@@ -224,7 +232,9 @@ class Semaphore {
     try {
       return await work();
     } finally {
-      const next = this.#waiting.shift();
+      this.#ended += 1;
+      const patient = this.#ended % urgentTurns === 0 ? this.#waiting.findIndex(({ urgent: first }) => !first) : -1;
+      const [next] = this.#waiting.splice(Math.max(0, patient), 1);
       if (next === undefined) this.#free += 1;
       else next.go();
     }

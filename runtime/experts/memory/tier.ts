@@ -29,6 +29,17 @@ export interface Device {
   unload(expert: ResidentExpert): Promise<void>;
 }
 
+/** A failure is told where the tier is asked last. */
+export function orNext(tier: Tier): Tier {
+  return {
+    read: (request) =>
+      tier.read(request).catch(() => {
+        request.signal.throwIfAborted();
+        return undefined;
+      }),
+  };
+}
+
 /** Throws when no tier has the expert. */
 export function inOrder(tiers: readonly Tier[]): { read(request: TierRequest): Promise<TierRead> } {
   return {

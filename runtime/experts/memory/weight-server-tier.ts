@@ -28,6 +28,7 @@ export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { tim
       const startedAt = performance.now();
       try {
         const { result: unit, ms } = await time.run(() => reads.read(layer, expert, signal));
+        kept.verified(layer, expert);
         report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
         return { unit, source: "store", seconds: ms / 1000 };
       } catch (caught) {
