@@ -41,6 +41,7 @@ export function mixtralConfig(
     mlp_bias: _bias,
     attention_bias: _attention,
     pretraining_tp: _tp,
+    quantization_config: _quantized,
     ...rest
   } = raw;
   return {

@@ -14,13 +14,22 @@ export function checkShape(where: string, name: string, have: readonly number[] 
   });
 }
 
-/** Unread tensors mean that the model is not what its config says. */
-export function refuseUnknown(where: string, names: readonly string[], known: ReadonlySet<string>, architecture: string): void {
-  const strange = names.find((name) => !known.has(name) && !needless.some((end) => name.endsWith(end)));
-  if (strange === undefined) return;
-  throw new AppError(`${where}: tensor "${strange}" belongs to no part of ${architecture}, which config.json says this is`, {
-    code: "UnknownArchitecture",
-  });
+interface Belonging {
+  readonly names: readonly string[];
+  readonly known: ReadonlySet<string>;
+  readonly architecture: string;
+}
+
+/** Unread tensors mean that the model is not what its config says. AutoGPTQ's files have biases of zeros where the model has none. */
+export async function refuseUnknown(checkpoint: Checkpoint, { names, known, architecture }: Belonging): Promise<void> {
+  for (const name of names) {
+    if (known.has(name) || needless.some((end) => name.endsWith(end))) continue;
+    const bias = checkpoint.packed && name.endsWith(".bias") && checkpoint.shape(name)?.length === 1;
+    if (bias && (await checkpoint.read(name)).every((value) => value === 0)) continue;
+    throw new AppError(`${checkpoint.dir}: tensor "${name}" belongs to no part of ${architecture}, which config.json says this is`, {
+      code: "UnknownArchitecture",
+    });
+  }
 }
 
 /** A separate head beside a tied one is ambiguous: versions of transformers differ in which they read. */
@@ -40,9 +49,9 @@ export async function checkTiedHead({ dir, names, read, shape }: Checkpoint, kno
 const plainForms: ReadonlySet<string> = new Set(["f32", "f16", "bf16"]);
 
 /** Plain tensors under a configuration of quantization are of something else than it says, such as values without their scales. */
-export function refuseQuantization({ dir, names, form }: Checkpoint, config: unknown): void {
+export function refuseQuantization({ dir, names, form, packed }: Checkpoint, config: unknown): void {
   const { quantization_config: said } = config as { readonly quantization_config?: { readonly quant_method?: unknown } | null };
-  if (said === undefined || said === null || !names.every((name) => plainForms.has(form(name)))) return;
+  if (said === undefined || said === null || packed || !names.every((name) => plainForms.has(form(name)))) return;
   const message = `quantization_config says ${said.quant_method ?? "that weights are quantized"}, but all tensors are plain; remove it if they are the model's weights as they are`;
   throw new AppError(`${dir}: config.json: ${message}`, { code: "UnsupportedModel" });
 }

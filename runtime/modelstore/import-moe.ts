@@ -15,7 +15,7 @@ import type { Checkpoint } from "../weights/tensor-view.ts";
 import { checkTiedHead, refuseQuantization, refuseUnknown } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
 import { Progress } from "./import-progress.ts";
-import { architectureIn, inFolder } from "./model-config.ts";
+import { architectureIn, inFolder, unquantized } from "./model-config.ts";
 import { expertForms, knownTensors, type ModelParts, planDense, unitsBytes } from "./plan-store.ts";
 
 interface ImportTarget {
@@ -56,7 +56,7 @@ async function partsIn({ config, checkpoint }: StoreModel, architecture: string)
   const known = knownTensors(parts);
   const needless = family.needless?.(config) ?? [];
   const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
-  refuseUnknown(where, names, known, architecture);
+  await refuseUnknown(checkpoint, { names, known, architecture });
   refuseQuantization(checkpoint, config);
   await checkTiedHead(checkpoint, known);
   return parts;
@@ -64,8 +64,8 @@ async function partsIn({ config, checkpoint }: StoreModel, architecture: string)
 
 /** Leaves the checkpoint open. */
 export async function storeModel(model: StoreModel, log: Log): Promise<ExpertIndex> {
-  const { config, checkpoint, codecs, files } = model;
-  const architecture = architectureIn(checkpoint.dir, config);
+  const { checkpoint, codecs, files } = model;
+  const architecture = architectureIn(checkpoint.dir, model.config);
   const parts = await partsIn(model, architecture);
   const { program, shapes } = parts;
   const forms = codecs.some((codec) => codecFor(codec).asGiven) ? expertForms(parts) : [];
@@ -76,7 +76,7 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
   let seen = 0;
   return writeStore(
     {
-      config,
+      config: unquantized(model.config),
       architecture,
       layers: shapes,
       hidden: program.hidden,

@@ -16,7 +16,7 @@ import { writeDenseFolder } from "./dense-folder.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
 import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
-import { architectureIn, inFolder, noDense } from "./model-config.ts";
+import { architectureIn, inFolder, noDense, unquantized } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
@@ -52,7 +52,7 @@ async function importDenseFolder(from: string, out: string, overwrite: boolean, 
   try {
     const weights = denseWeights(program);
     const known = new Set(weights.map(({ name }) => name));
-    refuseUnknown(from, checkpoint.names, known, llamaArchitecture);
+    await refuseUnknown(checkpoint, { names: checkpoint.names, known, architecture: llamaArchitecture });
     refuseQuantization(checkpoint, config);
     await checkTiedHead(checkpoint, known);
     const tensors = weights.map(({ name, shape }): TensorToWrite => {
@@ -61,7 +61,7 @@ async function importDenseFolder(from: string, out: string, overwrite: boolean, 
     });
     const files = await companionFiles(from);
     log(`importing dense model: ${program.layers} layers, hidden ${program.hidden}`);
-    await writeDenseFolder({ config, files, tensors }, { dir: out, overwrite, sources: [from] });
+    await writeDenseFolder({ config: unquantized(config), files, tensors }, { dir: out, overwrite, sources: [from] });
   } finally {
     await checkpoint.close();
   }

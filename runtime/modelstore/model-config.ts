@@ -18,3 +18,9 @@ export function noDense(where: string, architecture: string): AppError {
 }
 
 export const architectureIn = (where: string, config: unknown): string => inFolder(where, () => architectureOf(config));
+
+/** What is written is in a form of ours, whatever the source was in. */
+export function unquantized(config: unknown): Readonly<Record<string, unknown>> {
+  const { quantization_config: _quantized, ...rest } = config as Readonly<Record<string, unknown>>;
+  return rest;
+}

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { statIfThere } from "./file.ts";
 import { type RawTensor, unpacked } from "./packed.ts";
+import { quantizationIn } from "./quantization.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
 import { blockOf } from "./stored.ts";
@@ -116,7 +117,9 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
         view: () => plainView(file, path, name, info),
       });
     }
-    return checkpointOf(dir, unpacked(raw), close);
+    const [words] = [...raw].find(([, { info }]) => info.dtype === "I32") ?? [];
+    const quantization = words === undefined ? undefined : await quantizationIn(dir, words);
+    return checkpointOf(dir, unpacked(raw, quantization), close);
   } catch (caught) {
     await close();
     throw caught;

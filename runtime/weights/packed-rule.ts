@@ -1,5 +1,6 @@
 // The interface of rules that unpack safetensors tensors, and their shared helpers.
 import { AppError } from "../../crds/common.ts";
+import type { Quantization } from "./quantization.ts";
 import type { TensorInfo } from "./safetensors.ts";
 import type { TensorView } from "./tensor-view.ts";
 
@@ -21,7 +22,8 @@ interface Unpacked {
   readonly views: readonly (readonly [name: string, view: TensorView])[];
 }
 
-export type Rule = (name: string, raw: ReadonlyMap<string, RawTensor>) => Unpacked | undefined;
+/** `quantization` is there where a tensor is of words (packed-groups.ts). */
+export type Rule = (name: string, raw: ReadonlyMap<string, RawTensor>, quantization?: Quantization) => Unpacked | undefined;
 
 export const isPlain = ({ dtype }: TensorInfo): boolean => ["F32", "F16", "BF16"].includes(dtype);
 

@@ -1,10 +1,11 @@
 // Packed safetensors: what fp8 blocks, MXFP4 experts and stacks mean, read in any rows, and what is refused of them.
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
+import { type Raw, type RawTensors, rawFolder } from "../../test/kit/models/quantized.ts";
 import { asF32, type GgmlWeight } from "../kernels/weights.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { codecFor } from "./codecs/index.ts";
@@ -14,26 +15,8 @@ import type { Checkpoint } from "./tensor-view.ts";
 const dir = await mkdtemp(join(tmpdir(), "enodia-packed-"));
 after(() => rm(dir, { recursive: true }));
 
-type Raw = readonly [dtype: string, shape: readonly number[], bytes: Uint8Array];
-
-/** A folder with one safetensors file of any dtypes. */
-async function folder(tensors: Readonly<Record<string, Raw>>): Promise<string> {
-  let at = 0;
-  const entries = Object.entries(tensors).map(([name, [dtype, shape, bytes]]) => {
-    const begin = at;
-    at += bytes.length;
-    return [name, { dtype, shape, data_offsets: [begin, at] }];
-  });
-  const header = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(header.length));
-  const out = await mkdtemp(join(dir, "model-"));
-  await writeFile(join(out, "model.safetensors"), Buffer.concat([length, header, ...Object.values(tensors).map(([, , bytes]) => bytes)]));
-  return out;
-}
-
-async function opened<T>(tensors: Readonly<Record<string, Raw>>, use: (checkpoint: Checkpoint) => Promise<T>): Promise<T> {
-  const checkpoint = await openCheckpoint(await folder(tensors));
+async function opened<T>(tensors: RawTensors, use: (checkpoint: Checkpoint) => Promise<T>): Promise<T> {
+  const checkpoint = await openCheckpoint(await rawFolder(dir, tensors));
   try {
     return await use(checkpoint);
   } finally {
@@ -73,7 +56,7 @@ test("fp8 is its values times the scale of their block of 128 x 128, also at the
 
 test("fp8 without scales, with scales of other blocks or with a NaN is refused by name", async () => {
   const weight: Raw = ["F8_E4M3", [2, 128], new Uint8Array(256).fill(0x38)];
-  const open = (tensors: Readonly<Record<string, Raw>>) => opened(tensors, (checkpoint) => checkpoint.read("a"));
+  const open = (tensors: RawTensors) => opened(tensors, (checkpoint) => checkpoint.read("a"));
   await assert.rejects(open({ a: weight }), refusal("UnsupportedDtype", /"a" has dtype F8_E4M3 and no scales that are known/));
   const scales: Raw = ["F32", [2, 1], bytesOf(Float32Array.of(1, 1))];
   await assert.rejects(

@@ -1,8 +1,11 @@
-// Presents packed safetensors (fp8 blocks, MXFP4, stacked experts) as plain matrices; other tensors are read as they are.
+// Presents packed safetensors (fp8 blocks, MXFP4, GPTQ, AWQ, stacked experts) as plain matrices; other tensors are read as they are.
 import { AppError } from "../../crds/common.ts";
 import { bytesOf } from "./floats.ts";
+import { awq } from "./packed-awq.ts";
 import { expertRules } from "./packed-experts.ts";
+import { gptq } from "./packed-gptq.ts";
 import { isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
+import type { Quantization } from "./quantization.ts";
 import { widenTensor } from "./safetensors.ts";
 import { checkedRows, type TensorView } from "./tensor-view.ts";
 
@@ -32,6 +35,7 @@ function viewOf(name: string, tensor: RawTensor, scale: RawTensor): TensorView {
   return {
     shape,
     form: "f32",
+    packed: true,
     async rows({ first, rows }) {
       const scales = widenTensor(scale.info, await scale.bytes(0, scale.info.end - scale.info.begin));
       const bytes = await tensor.bytes(first * k, rows * k);
@@ -53,15 +57,15 @@ const fp8Blocks: Rule = (name, raw) => {
 };
 
 /** The first matching rule takes a tensor. */
-const rules: readonly Rule[] = [fp8Blocks, ...expertRules];
+const rules: readonly Rule[] = [fp8Blocks, gptq, awq, ...expertRules];
 
 /** Throws `UnsupportedDtype` for parts that no rule takes. */
-export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<string, TensorView> {
+export function unpacked(raw: ReadonlyMap<string, RawTensor>, quantization?: Quantization): ReadonlyMap<string, TensorView> {
   const views = new Map<string, TensorView>();
   const taken = new Set<string>();
   for (const rule of rules)
     for (const name of raw.keys()) {
-      const found = taken.has(name) ? undefined : rule(name, raw);
+      const found = taken.has(name) ? undefined : rule(name, raw, quantization);
       if (!found) continue;
       for (const part of found.takes) taken.add(part);
       for (const [as, view] of found.views) add(raw, views, as, view);
@@ -70,7 +74,7 @@ export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<strin
     if (taken.has(name)) continue;
     if (!isPlain(tensor.info)) {
       throw new AppError(
-        `${tensor.path}: tensor "${name}" has dtype ${tensor.info.dtype} and no scales that are known beside it; supported are F32, F16, BF16, F8_E4M3 with "${name}_scale_inv" of 128 x 128 blocks, and MXFP4 blocks with scales`,
+        `${tensor.path}: tensor "${name}" has dtype ${tensor.info.dtype} and no scales that are known beside it; supported are F32, F16, BF16, F8_E4M3 with "${name}_scale_inv" of 128 x 128 blocks, MXFP4 blocks with scales, and I32 of GPTQ and AWQ`,
         { code: "UnsupportedDtype" },
       );
     }

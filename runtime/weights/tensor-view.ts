@@ -45,6 +45,8 @@ export interface TensorView {
   readonly form: StoredForm;
   /** Granularity of row reads, default 1. */
   readonly step?: number;
+  /** The form is not that of the file, which has scales apart. */
+  readonly packed?: boolean;
   rows(range: RowRange): Promise<StoredRows>;
 }
 
@@ -59,6 +61,8 @@ export interface Checkpoint {
   /** ggml's stored form where there is one (halves included), else f32; checked as by `read`. */
   readStored(name: string): Promise<Float32Array | GgmlWeight>;
   form(name: string): StoredForm;
+  /** Some tensors were unpacked. */
+  readonly packed: boolean;
   /** Stored bytes in order, in pieces of at most `pieceBytesMax` in f32; checked as by `read`. */
   pieces(name: string): AsyncIterable<Uint8Array>;
   /** Like `pieces`, but f32. */
@@ -96,6 +100,7 @@ export function checkpointOf(dir: string, views: ReadonlyMap<string, TensorView>
       return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values();
     },
     form: (name) => find(name).form,
+    packed: [...views.values()].some(({ packed }) => packed),
     async *pieces(name) {
       for await (const { bytes } of partsOf(find(name))) yield bytes;
     },
