@@ -135,11 +135,8 @@ export class FrameScheduler implements StepScheduler {
 
   betweenGraphs(): Promise<void> | undefined {
     if (this.running === "prefill" || this.running === "mixed") this.#yieldToOthers();
-    const others = this.#options.poll()?.then(() => this.#others()) ?? this.#others();
-    return this.running === "prefill" ? this.#thenDecode(others) : others;
-  }
-
-  #thenDecode(others: Promise<void> | undefined): Promise<void> | undefined {
+    const others = this.#arrived();
+    if (this.running !== "prefill") return others;
     return others ? others.then(() => this.#decode()) : this.#decode();
   }
 
@@ -169,6 +166,10 @@ export class FrameScheduler implements StepScheduler {
     return this.#between.ms;
   }
 
+  #arrived(): Promise<void> | undefined {
+    return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+  }
+
   #others(): Promise<void> | undefined {
     const { inbox, now, takeMessages } = this.#options;
     takeMessages();
@@ -191,7 +192,7 @@ export class FrameScheduler implements StepScheduler {
   }
 
   async ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]> {
-    const { experts, inbox, now } = this.#options;
+    const { experts, inbox, now, oversubscribed } = this.#options;
     const decodes = this.#newestParts === 1 && batches.every(({ phase }) => phase === "decode"); // half a prompt's step may come while others decode
     if (decodes && (inbox.queue.decodeWaits || inbox.ranks.isNear(now()))) {
       const rows = Promise.all(batches.map((batch) => inbox.add(experts.prepare(batch, allocate))));
@@ -207,18 +208,12 @@ export class FrameScheduler implements StepScheduler {
         const piece = pairs.slice(at, at + (inPieces ? this.#expertPace.within(this.#pieceMs()) : pairs.length));
         await this.#run(sharesOf(works, piece));
         at += piece.length;
-        const others = at < pairs.length ? this.#betweenPieces() : undefined;
-        if (others) await others;
+        if (at < pairs.length) await (oversubscribed ? this.#arrived() : this.betweenGraphs());
       }
       return works.map(({ out }) => out);
     } finally {
       for (const work of works) experts.release(work);
     }
-  }
-
-  #betweenPieces(): Promise<void> | undefined {
-    const { oversubscribed, poll } = this.#options;
-    return oversubscribed ? (poll()?.then(() => this.#others()) ?? this.#others()) : this.betweenGraphs();
   }
 
   begin(parts: number): void {
