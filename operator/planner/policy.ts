@@ -14,6 +14,8 @@ export interface RankSpec {
   readonly budgetBytes: number;
   /** Its memory for experts, where it may serve more than that. */
   readonly memoryBytes?: number;
+  /** It was started to hold all that it serves. */
+  readonly holdsAll?: boolean;
   readonly zone: string;
   readonly rack?: string | undefined;
   readonly node: string;

@@ -34,6 +34,18 @@ test("no rank with memory for one expert is refused, and of ranks without any no
   assert.ok(!checkMemory(shape, servedBudgets(shape, ranksOf(3, 1))).ok);
 });
 
+test("while ranks that hold all of theirs are replaced, these serve what they hold and others the rest", () => {
+  const shape = modelShape(2, 16);
+  const mixed = ranksOf(3, 5).map((rank) => ({ ...rank, holdsAll: rank.rank === 0, budgetBytes: rank.rank === 0 ? 13 : 5 }));
+  const served = servedBudgets(shape, mixed);
+  assert.equal(served[0]?.budgetBytes, 13);
+  assert.ok(checkMemory(shape, served).ok);
+  assert.ok(
+    served.slice(1).every(({ budgetBytes }) => budgetBytes >= 12 && budgetBytes <= 13),
+    JSON.stringify(served),
+  );
+});
+
 test("below the whole every policy plans every expert within the given budgets, also for unlike sizes and unlike memory", async () => {
   const worlds = fc.record({
     sizes: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 16, maxLength: 16 }),

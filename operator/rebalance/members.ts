@@ -171,6 +171,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
       rank: view.rank,
       speed: known.get(description?.bootId ?? "") ?? 1,
       budgetBytes: description?.budgetBytes ?? 0,
+      holdsAll: view.pod.oversubscription === "Never",
       zone: view.pod.zone ?? "",
       rack: view.pod.rack,
       node: view.pod.node ?? view.pod.name,

@@ -20,6 +20,8 @@ export interface WorkerPod {
   readonly lost: boolean;
   /** Between its load messages, as its environment has it; undefined where that cannot be read. */
   readonly loadEveryMs?: number | undefined;
+  /** As it was started; undefined where that is unknown. */
+  readonly oversubscription?: "Never" | "Allow" | undefined;
 }
 
 export type LeavingReason = "Shrink" | "Roll" | "Evict" | "Stop";

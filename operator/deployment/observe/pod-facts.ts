@@ -123,7 +123,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   const readiness = status.conditions.find((condition) => condition.type === "Ready");
   const ready = readiness?.status === "True";
   const container = spec.containers.find(({ name }) => name === workerKind.container);
-  const { variable, schema } = workerProcess.telemetryWindowMs;
+  const set = ({ variable }: { readonly variable: string }) => container?.env.findLast(({ name }) => name === variable)?.value;
   return {
     rank,
     name: pod.metadata.name,
@@ -143,7 +143,8 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: container?.image ?? "",
-    loadEveryMs: schema.safeParse(container?.env.findLast(({ name }) => name === variable)?.value).data,
+    loadEveryMs: workerProcess.telemetryWindowMs.schema.safeParse(set(workerProcess.telemetryWindowMs)).data,
+    oversubscription: workerProcess.oversubscription.schema.safeParse(set(workerProcess.oversubscription)).data,
     createdMs,
     leaving: leaving(pod),
     mustGo: mustGo(spec, status, nodes),
