@@ -36,9 +36,13 @@ interface PodSpec {
 
 /** What operator/deployment reads: own-pods.ts and pod-facts.ts of observe/, and objects/model-place.ts. */
 const variables: ReadonlySet<string> = new Set(
-  [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec, workerProcess.telemetryWindowMs].map(
-    ({ variable }) => variable,
-  ),
+  [
+    workerProcess.deploymentUid,
+    workerProcess.modelDir,
+    workerProcess.codec,
+    workerProcess.telemetryWindowMs,
+    workerProcess.oversubscription,
+  ].map(({ variable }) => variable),
 );
 
 const slimContainer = ({ name, image, env = [], resources: { limits: { memory } = {} } = {} }: Container): Container => ({
