@@ -80,6 +80,8 @@ const heldBack: Readonly<Record<string, string>> = {
   "16-numerics": "takes 2 minutes; operator/rebalance/status/view.test.ts has ranks of two classes, test/bench kv the KV types",
   "27-claims": "takes 2 minutes; operator/pods/claim-use.test.ts and operator/deployment/delivery.int.test.ts have both kinds of claim",
   "28-hecate": "takes 3 minutes; 2-rebalance has the same tests of the default policy, test/sim the policy itself",
+  "29-oversubscribed":
+    "takes 3 minutes; runtime/worker/oversubscribed.int.test.ts has such ranks, operator/rebalance the plans and test/sim their faults",
   "cluster.int": "takes a minute; every e2e file runs on such a cluster",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };

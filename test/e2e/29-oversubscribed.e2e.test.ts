@@ -2,10 +2,11 @@
 // smaller world, and no request fails.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
 import { ask } from "../kit/gateway/openai-client.ts";
 import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
 import { scrape, sum } from "../kit/kube/scrape.ts";
+import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { enodia, patchSpec } from "./steps.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
@@ -43,6 +44,15 @@ async function misses(): Promise<number> {
   return samples.reduce((all, each) => all + sum(each, "enodia_expert_misses_total"), 0);
 }
 
+/** What the leading operator foresees and has measured, as the dashboard Experts and its alert read it: metric and kind. */
+async function figures(): Promise<readonly string[]> {
+  const system = kubectlOf(target, systemNamespace);
+  const operators = await system.list("pods", "app.kubernetes.io/component=operator");
+  const samples = await Promise.all(operators.map(({ metadata }) => scrape(system, systemNamespace, metadata.name)));
+  const ours = samples.flat().filter(({ name, labels }) => name.startsWith("enodia_expert_miss_load") && labels.deployment === model);
+  return ours.map(({ name, labels }) => `${name} ${labels.kind}`).sort();
+}
+
 explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
@@ -74,6 +84,7 @@ test("with it the texts are the same, from memory for half of the experts", asyn
   await waitReady(moe.kubectl, model, 240_000);
   assert.deepEqual(await texts(), expected);
   assert.ok((await misses()) > 0);
+  await until("both kinds of both figures", async () => ((await figures()).length === 4 ? true : undefined), { timeoutMs: 60_000 });
   process.stderr.write(`${(await enodia(moe, "status", model)).replace(/^/gm, "# ")}\n`);
 });
 
