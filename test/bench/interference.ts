@@ -12,7 +12,7 @@ const promptTokens = 1_580;
 const streamPrompt = 32;
 const quietTokens = 60;
 const maxContext = 2_048;
-const kvPoolBytes = 2 ** 29;
+const kvPoolBytes = 2 ** 30;
 const gapMost = 1.5;
 const firstTokenMost = 1.3;
 

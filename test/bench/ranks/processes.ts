@@ -149,8 +149,8 @@ export class RankProcesses extends Ranks {
   }
 
   async #answer(rank: number, child: ChildProcess): Promise<unknown> {
-    const answered = within(answerMs + this.loadWithinMs, once(child, "message"), `rank ${rank} answers`);
-    const [message] = (await Promise.race([answered, this.#ended.get(rank)])) as unknown[];
+    const first = Promise.race([once(child, "message"), this.#ended.get(rank)]);
+    const [message] = (await within(answerMs + this.loadWithinMs, first, `rank ${rank} answers`)) as unknown[];
     return message;
   }
 }
