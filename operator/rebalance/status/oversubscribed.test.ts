@@ -18,10 +18,11 @@ const input = planInput(shape, ranks);
 const planned = { ...input, current: firstPlan(input) };
 const perLayer = new Float64Array(4).fill(2_000);
 const world = (oversubscription: string) => ({ spec: deployment({ experts: { memoryPerRank: "17Mi", oversubscription } }).spec });
+const views = [{ state: "active" }, { state: "lost" }] as const;
 
 test("the condition has what is foreseen, then how long it takes, then what was measured", () => {
   const loads = new TierLoads();
-  const verdict = () => expertsOversubscribed({ world: world("Allow"), load: { tiers: loads.look(planned, 2) }, epoch: 1 });
+  const verdict = () => expertsOversubscribed({ world: world("Allow"), load: { tiers: loads.look(planned, 2) }, epoch: 1, views });
   const foreseen = verdict();
   assert.equal(`${foreseen?.status} ${foreseen?.reason}`, "True Oversubscribed");
   // Every expert is as hot as another: half of the choices but what the slot keeps.
@@ -47,10 +48,12 @@ test("windows without a report, and tokens too few, measure nothing", () => {
   assert.deepEqual([measured, bytesPerSecond], [undefined, undefined]);
 });
 
-test("without oversubscription there is no condition, and where memory suffices it is False", () => {
-  assert.equal(expertsOversubscribed({ world: world("Never"), load: undefined, epoch: 1 }), undefined);
-  assert.equal(expertsOversubscribed({ world: world("Allow"), load: undefined, epoch: undefined })?.status, "Unknown");
-  assert.equal(expertsOversubscribed({ world: world("Allow"), load: undefined, epoch: 3 })?.reason, "FitsInMemory");
+test("without oversubscription there is no condition; where memory suffices it is False, and Unknown before that can be known", () => {
+  const known = { world: world("Allow"), load: {}, epoch: 3, views };
+  assert.equal(expertsOversubscribed({ ...known, world: world("Never") }), undefined);
+  assert.equal(expertsOversubscribed(known)?.reason, "FitsInMemory");
+  for (const less of [{ load: undefined }, { epoch: undefined }, { views: [{ state: "joining" }] as const }, { views: [] }])
+    assert.equal(expertsOversubscribed({ ...known, ...less })?.status, "Unknown", JSON.stringify(less));
 });
 
 test("figures that are not known have no series", () => {

@@ -1,7 +1,7 @@
 // The condition ExpertsOversubscribed, and its metrics: what ranks load for tokens, as foreseen and as measured. Pure.
 import { formatBytes } from "../../../crds/quantity.ts";
 import type { Verdict } from "../../deployment/ports.ts";
-import type { LoadSnapshot, Observed } from "../observed.ts";
+import type { LoadSnapshot, Observed, RankView } from "../observed.ts";
 
 type TierLook = NonNullable<LoadSnapshot["tiers"]>;
 
@@ -9,13 +9,17 @@ export interface OversubscribedInput {
   readonly world: Pick<Observed["world"], "spec">;
   readonly load: Pick<LoadSnapshot, "tiers"> | undefined;
   readonly epoch: number | undefined;
+  readonly views: readonly Pick<RankView, "state">[];
 }
 
+const notObserved = (message: string): Verdict => ({ status: "Unknown", reason: "NotObserved", message });
+
 /** Undefined without experts.oversubscription Allow. */
-export function expertsOversubscribed({ world, load, epoch }: OversubscribedInput): Verdict | undefined {
+export function expertsOversubscribed({ world, load, epoch, views }: OversubscribedInput): Verdict | undefined {
   if (world.spec.experts.oversubscription !== "Allow") return undefined;
   if (load?.tiers) return { status: "True", reason: "Oversubscribed", message: textOf(load.tiers) };
-  if (epoch === undefined) return { status: "Unknown", reason: "NotObserved", message: "there is no plan yet" };
+  if (epoch === undefined) return notObserved("there is no plan yet");
+  if (!load || views.every(({ state }) => state !== "active")) return notObserved("no rank serves yet");
   return { status: "False", reason: "FitsInMemory", message: "the memory of the ranks holds all experts" };
 }
 
