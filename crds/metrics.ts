@@ -287,7 +287,7 @@ const table = {
     layer_agg: ["max", "mean"],
   }),
   enodia_expert_miss_loads_ratio: managed.gauge("Experts that ranks load for a token, where they serve more than they hold.", foreseen),
-  enodia_expert_miss_load_seconds: managed.gauge("Time of these loads for a token, summed over ranks.", foreseen),
+  enodia_expert_miss_load_seconds: managed.gauge("Time of these loads for a token, at the rank that loads longest.", foreseen),
   enodia_predicted_imbalance_ratio: managed.gauge(
     "Worst layer's busiest rank over the mean, for the forecast load: under the committed plan, and under the one last proposed.",
     { plan: ["committed", "proposed"] },

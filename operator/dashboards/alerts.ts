@@ -88,7 +88,7 @@ export const alerts: readonly Alert[] = [
     severity: "warning",
     summary: "Tokens of {{ $labels.namespace }}/{{ $labels.deployment }} wait for experts twice as long as predicted",
     description:
-      "Ranks serve more experts than their memory holds, and for 10 minutes loads have taken more than twice the predicted time of a token. Texts stay the same and come slower. The condition ExpertsOversubscribed has the figures; check the nodes' disks, or raise experts.memoryPerRank.",
+      "Ranks serve more experts than their memory holds, and for 10 minutes the rank that loads longest has taken more than twice the predicted time for a token. Texts stay the same and come slower. The condition ExpertsOversubscribed has the figures; check its node's disk, or raise experts.memoryPerRank.",
   },
   {
     alert: "EnodiaAutoscalerHeld",

@@ -111,9 +111,12 @@ const series: readonly Panel[] = [
   fromZero("Experts loaded for a token", "Where ranks serve more than their memory holds.", "none", [
     [`max by (${by}, kind) (enodia_expert_miss_loads_ratio{%})`, "{{deployment}} {{kind}}"],
   ]),
-  fromZero("Loads for a token", "Time of these loads, summed over ranks, beside what the plan predicts at the measured rate.", "s", [
-    [`max by (${by}, kind) (enodia_expert_miss_load_seconds{%})`, "{{deployment}} {{kind}}"],
-  ]),
+  fromZero(
+    "Loads for a token",
+    "Time of these loads at the rank that loads longest, beside what the plan predicts at the median rank's rate.",
+    "s",
+    [[`max by (${by}, kind) (enodia_expert_miss_load_seconds{%})`, "{{deployment}} {{kind}}"]],
+  ),
   fromZero("Telemetry age", "Seconds since the oldest last load message of an active rank.", "s", [
     [`max by (${by}) (enodia_telemetry_age_seconds{%})`, "{{deployment}}"],
   ]),

@@ -81,13 +81,28 @@ for (const { ranks, part, skew } of [
   test(`loads and waits of ${ranks} ranks with ${part} of the bytes, skew ${skew}, are as simulated`, () => {
     const given = world(ranks, part, skew);
     const { loadsPerToken, stallBytes, used } = simulated(given, 8_000);
-    const { loadsPerToken: expected, stallSeconds = 0, missShare, bytesPerToken, loadSeconds } = forecastTiers({ ...given, load: used });
+    const {
+      loadsPerToken: expected,
+      stallSeconds = 0,
+      missShare,
+      bytesPerToken,
+      loadSeconds,
+      ranks: byRank,
+    } = forecastTiers({ ...given, load: used });
     const near = (a: number, b: number, what: string, by = 0.08) =>
       assert.ok(Math.abs(a / b - 1) < by, `${what}: ${a} where ${b} was simulated`);
     near(expected, loadsPerToken, "loads");
     near(stallSeconds * 100, stallBytes, "bytes waited for", 0.12); // a token chooses exactly topK
     near(bytesPerToken, expected * bytes, "bytes");
-    assert.equal(loadSeconds, bytesPerToken / 100);
+    const each = [...byRank.values()].map((rank) => rank.bytesPerToken);
+    assert.equal(each.length, ranks);
+    near(
+      each.reduce((a, b) => a + b),
+      bytesPerToken,
+      "bytes of all ranks",
+      1e-9,
+    );
+    assert.equal(loadSeconds, Math.max(...each) / 100);
     assert.equal(missShare, expected / (topK * layers));
   });
 }

@@ -23,10 +23,18 @@ export interface TiersForecast {
   readonly missShare: number;
   readonly loadsPerToken: number;
   readonly bytesPerToken: number;
-  /** Seconds of loads, summed over ranks; undefined while the rate is unknown. */
+  /** Seconds of loads at the rank that loads most; undefined while the rate is unknown. */
   readonly loadSeconds: number | undefined;
   /** Seconds that a token waits: in a layer ranks load at the same time. */
   readonly stallSeconds: number | undefined;
+  readonly ranks: ReadonlyMap<number, RankTiers>;
+}
+
+interface RankTiers {
+  /** Resident bytes. */
+  readonly servedBytes: number;
+  /** Stored bytes that it loads. */
+  readonly bytesPerToken: number;
 }
 
 interface Cell {
@@ -42,6 +50,7 @@ export function forecastTiers({ shape, ranks, layers, load, topK, bytesPerSecond
   const memory = new Map(ranks.filter(({ state }) => state !== "dead").map((rank) => [rank.rank, memoryOf(rank) - staging]));
   const cells = cellsOf({ shape, layers, load, topK });
   const missed = Array.from({ length: shape.layers }, (): Cell[][] => []);
+  const byRank = new Map<number, RankTiers>();
   let [served, kept] = [0, 0];
   for (const [rank, own] of cells) {
     const cold = coldOf(own, memory.get(rank) ?? 0);
@@ -50,20 +59,22 @@ export function forecastTiers({ shape, ranks, layers, load, topK, bytesPerSecond
     const chances = sum(cold.map(({ chance }) => chance));
     // The slot of what is loaded keeps the last of these.
     for (const cell of cold) cell.chance *= 1 - cell.chance / Math.max(chances, 1e-12);
+    byRank.set(rank, { servedBytes: sum(own.map(({ residentBytes }) => residentBytes)), bytesPerToken: sum(cold.map(expectedBytes)) });
     for (const [layer, group] of Map.groupBy(cold, (cell) => cell.layer)) missed[layer]?.push(group);
   }
   const all = missed.flat(2);
   const loads = sum(all.map(({ chance }) => chance));
-  const bytes = sum(all.map(expectedBytes));
+  const bytes = [...byRank.values()].map(({ bytesPerToken }) => bytesPerToken);
   const pairs = topK * layers.filter((_, l) => expertsIn(shape, l) > 0).length;
   return {
     served,
     kept,
     missShare: pairs > 0 ? loads / pairs : 0,
     loadsPerToken: loads,
-    bytesPerToken: bytes,
-    loadSeconds: bytesPerSecond && bytes / bytesPerSecond,
+    bytesPerToken: sum(bytes),
+    loadSeconds: bytesPerSecond && Math.max(0, ...bytes) / bytesPerSecond,
     stallSeconds: bytesPerSecond && sum(missed.map((groups) => expectedMost(groups))) / bytesPerSecond,
+    ranks: byRank,
   };
 }
 

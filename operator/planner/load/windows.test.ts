@@ -67,6 +67,27 @@ test("a rank whose turn to send comes after the window was closed counts in the 
   assert.deepEqual([closed.selections, closed.missing], [4, []]);
 });
 
+test("loads are counted by rank, once every rank tells of them", () => {
+  const load = opened();
+  const misses = { loads: 1, bytes: 10, micros: 5 };
+  const tell = (rank: number, seq: number, more: object) => {
+    assert.deepEqual(load.accept(message({ rank, bootId: rank === 0 ? "a" : "b", seq, ...more }), ranks, 1000 * seq + 1000), { ok: true });
+  };
+  tell(0, 1, { misses });
+  tell(1, 1, {});
+  assert.equal(load.close(ranks, 2_000).misses, undefined, "rank 1 is of an older release");
+  tell(0, 2, { misses });
+  tell(1, 2, { misses });
+  tell(0, 3, { misses });
+  assert.deepEqual(
+    [...(load.close(ranks, 4_000).misses ?? [])],
+    [
+      [0, { loads: 2, bytes: 20, micros: 10 }],
+      [1, misses],
+    ],
+  );
+});
+
 test("a window that closes amid the turns of ranks takes nobody's extra sample for load", () => {
   const load = new LoadWindows({ layers: 1, experts: 2, deploymentUid: "u", now: 0 });
   for (const { rank, bootId } of ranks)

@@ -33,8 +33,8 @@ export interface ClosedWindow {
   readonly perLayer: Float64Array;
   /** The time of steps by phase, mean of ranks; unset unless all ranks report it. */
   readonly seconds?: StepSeconds;
-  /** Of all ranks together; unset unless all report them. */
-  readonly misses?: Misses;
+  /** By rank; unset unless all report them. */
+  readonly misses?: ReadonlyMap<number, Misses>;
 }
 
 interface RankRecord {
@@ -112,7 +112,7 @@ export class LoadWindows {
       record.served[l] = (record.served[l] as number) + rows;
     }
     if (window.seconds) record.seconds = sumOf(record.seconds ?? noSeconds, window.seconds);
-    if (window.misses) record.misses = missesOf([record.misses ?? noMisses, window.misses]);
+    if (window.misses) record.misses = addMisses(record.misses ?? noMisses, window.misses);
     return { ok: true };
   }
 
@@ -193,9 +193,7 @@ export class LoadWindows {
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
       ...meanSeconds(heard.map((record) => record?.seconds)),
-      ...(heard.length > 0 && heard.every((record) => record?.misses)
-        ? { misses: missesOf(heard.flatMap((record) => record?.misses ?? [])) }
-        : {}),
+      ...missesOf(expected, heard),
     };
     // Counts of a rank that was silent would seem small beside those of others.
     if (closed.missing.length > 0) this.forgetSources();
@@ -268,10 +266,21 @@ function equalTimes(heard: readonly (RankRecord | undefined)[]): number[] {
 }
 
 const noSeconds: StepSeconds = { dense: 0, experts: 0 };
-const noMisses: Misses = { loads: 0, bytes: 0, micros: 0 };
+export const noMisses: Misses = { loads: 0, bytes: 0, micros: 0 };
 
-const missesOf = (all: readonly Misses[]): Misses =>
-  all.reduce((a, b) => ({ loads: a.loads + b.loads, bytes: a.bytes + b.bytes, micros: a.micros + b.micros }));
+export const addMisses = (a: Misses, b: Misses): Misses => ({
+  loads: a.loads + b.loads,
+  bytes: a.bytes + b.bytes,
+  micros: a.micros + b.micros,
+});
+
+function missesOf(ranks: readonly ExpectedRank[], heard: readonly (RankRecord | undefined)[]): Pick<ClosedWindow, "misses"> {
+  const known = ranks.flatMap(({ rank }, i) => {
+    const { misses } = heard[i] ?? {};
+    return misses ? [[rank, misses] as const] : [];
+  });
+  return known.length === 0 || known.length < ranks.length ? {} : { misses: new Map(known) };
+}
 
 function sumOf(a: StepSeconds, b: StepSeconds): StepSeconds {
   return { dense: a.dense + b.dense, experts: a.experts + b.experts };

@@ -32,8 +32,10 @@ function textOf({ forecast, measured, servedBytes, memoryBytes, bytesPerSecond }
   const times =
     bytesPerSecond === undefined
       ? "how long that takes is not known before experts were loaded"
-      : `${milliseconds(loadSeconds)} of loads and ${milliseconds(stallSeconds)} of waiting at ${formatBytes(Math.round(bytesPerSecond))}/s`;
-  const seen = measured ? `; measured: ${two(measured.loads)} experts and ${milliseconds(measured.loadSeconds)} of loads a token` : "";
+      : `at most ${milliseconds(loadSeconds)} of loads at a rank and ${milliseconds(stallSeconds)} of waiting, at ${formatBytes(Math.round(bytesPerSecond))}/s`;
+  const seen = measured
+    ? `; measured: ${two(measured.loads)} experts a token, at most ${milliseconds(measured.loadSeconds)} of loads at a rank`
+    : "";
   const memory = `ranks have ${formatBytes(memoryBytes)} for ${formatBytes(servedBytes)} of experts, and ${kept} of ${served} stay there`;
   return `${memory}; predicted to be loaded: ${loads}, ${times}${seen}; raise memoryPerRank or replicas for less`;
 }
