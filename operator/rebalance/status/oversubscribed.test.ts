@@ -17,7 +17,9 @@ const ranks = servedBudgets(
 const input = planInput(shape, ranks);
 const planned = { ...input, current: firstPlan(input) };
 const perLayer = new Float64Array(4).fill(2_000);
-const world = (oversubscription: string) => ({ spec: deployment({ experts: { memoryPerRank: "17Mi", oversubscription } }).spec });
+const world = (oversubscription: string, more: object = {}) => ({
+  spec: deployment({ experts: { memoryPerRank: "17Mi", oversubscription, ...more } }).spec,
+});
 /** Of two ranks; rank 1 takes `slower` times as long for as many bytes. */
 const misses = (slower = 1) =>
   new Map([1, slower].map((times, rank) => [rank, { loads: 2_250, bytes: 2_250 * Mi, micros: 4_500_000 * times }]));
@@ -55,6 +57,12 @@ test("one slow disk is seen: the rank that loads longest is measured, beside wha
     return (measured?.loadSeconds ?? 0) / (forecast?.loadSeconds ?? 0);
   };
   assert.ok(times(1) < 1.3 && times(2) > 2, `${times(1)}, ${times(2)}`);
+});
+
+test("expert replicas that memory does not hold are said to be left out", () => {
+  const load = { tiers: new TierLoads().look(planned, 2) };
+  const { message } = expertsOversubscribed({ world: world("Allow", { minExpertReplicas: 2 }), load, epoch: 1, views }) ?? {};
+  assert.match(message ?? "", /; minExpertReplicas 2 is not kept below 128Mi; raise memoryPerRank/);
 });
 
 test("windows without a report, and tokens too few, measure nothing", () => {
