@@ -75,7 +75,18 @@ export const expertPlacementStatusSchema = z
           rank,
           bootId: z.string().max(64).optional().meta({ description: "Its process; a restarted one has another." }),
           epoch: epoch.optional().meta({ description: "Epoch the rank runs." }),
-          hostedBytes: z.int().min(0).optional().meta({ description: "Resident bytes of its experts." }),
+          hostedBytes: z.int().min(0).optional().meta({ description: "Resident bytes of its experts, in memory." }),
+          servedBytes: z
+            .int()
+            .min(0)
+            .optional()
+            .meta({ description: "Resident bytes of the experts that it serves, where ranks serve more than they hold." }),
+          predictedLoadBytes: z
+            .int()
+            .min(0)
+            .optional()
+            .meta({ description: "Stored bytes of experts that it is expected to load for a token, since it does not hold them." }),
+          measuredLoadBytes: z.int().min(0).optional().meta({ description: "What it has loaded for a token of late." }),
           budgetBytes: z.int().min(0).optional().meta({ description: "Resident bytes it may hold." }),
           denseBytes: z
             .int()

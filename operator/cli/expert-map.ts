@@ -31,9 +31,10 @@ export function mapText(map: ExpertMap, columns: number): string {
   const width = Math.max(cellsMin, columns - aroundColumns);
   const perCell = Math.ceil(map.experts / width);
   const cells = Math.ceil(map.experts / perCell);
-  const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
+  const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, servedBytes, loadPercent, state, weights }) => {
     const drawn = binned(weights, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(4)} experts, ${String(expertReplicas).padStart(3)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    const size = `${bytes(hostedBytes).padStart(9)}${servedBytes === undefined ? "" : " in memory"}`;
+    const figures = `${String(held).padStart(4)} experts, ${String(expertReplicas).padStart(3)} secondary, ${size}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>

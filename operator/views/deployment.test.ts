@@ -7,7 +7,7 @@ import { deployment } from "../../test/kit/deployment/deployment.ts";
 import { overviewText } from "../cli/findings-text.ts";
 import { sectionsText } from "../cli/table.ts";
 import { conditionTable, deploymentFacts, historySections, placementFacts, rolloutSections } from "./deployment.ts";
-import { expectedMemory, expectedMemoryFormula } from "./ranks.ts";
+import { expectedMemory, expectedMemoryFormula, rankStates, rankTable } from "./ranks.ts";
 import { type Fact, textOf } from "./section.ts";
 
 const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({
@@ -54,6 +54,21 @@ test("the planner's last decision is said once, also when it is why the placemen
   const conditions = [condition("PlacementBalanced", "False", "RebalanceSuppressed", text)];
   assert.equal(saidOf(placementFacts(deployment({}, { conditions }), plan), "Decision"), "");
   assert.equal(saidOf(placementFacts(deployment(), plan), "Decision"), text);
+});
+
+test("ranks that serve more than they hold show both, and what they load for a token; others show one figure", () => {
+  const Mi = 2 ** 20;
+  const reported = [0, 1].map((rank) => ({ rank, hostedBytes: Mi * (3 + rank), budgetBytes: 8 * Mi }));
+  const loading = reported.map((each) => ({ ...each, servedBytes: 8 * Mi, predictedLoadBytes: 2 * Mi }));
+  const over = loading.map((each) => (each.rank === 0 ? { ...each, measuredLoadBytes: Mi } : each));
+  const said = (ranks: typeof reported) => saidOf(placementFacts(deployment(), { status: { ranks } }), "In memory");
+  assert.equal(said(reported), "");
+  assert.equal(said(over), "7.00 MiB of the 16.0 MiB that ranks serve (loaded for a token: 1.00 MiB measured, 4.00 MiB predicted)");
+  const pods = [0, 1].map((rank) => ({ rank, pod: `p-${rank}`, node: "n", state: "Running" }));
+  const shown = (ranks: typeof reported) => sectionsText([rankTable(["rank", "expertBytes", "budget", "epoch"], rankStates(pods, ranks))]);
+  assert.match(shown(reported), /^RANK +EXPERTS +BUDGET +EPOCH$/m);
+  assert.match(shown(over), /^RANK +IN MEMORY +BUDGET +SERVED +LOADED A TOKEN +PREDICTED +EPOCH$/m);
+  assert.match(shown(over), /^ *0 +3\.00 MiB +8\.00 MiB +8\.00 MiB +1\.00 MiB +2\.00 MiB +-$/m);
 });
 
 test("requests at once and the least ranks are shown with their arithmetic", () => {

@@ -5,9 +5,9 @@ import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
-import { bytes, figure, percent } from "./format.ts";
+import { bytes, figure, percent, sumOf } from "./format.ts";
 import { deploymentHealth, type Health } from "./health.ts";
-import { type RankRow, rankTable } from "./ranks.ts";
+import { type loadsOf, type RankRow, rankTable } from "./ranks.ts";
 import {
   type Column,
   type Fact,
@@ -153,12 +153,23 @@ export function placementFacts(deployment: MoEDeployment, plan?: Plan): readonly
   const balance = `worst layer, bound ${percent(state.boundPercent)}, trigger ${state.triggerPercent}%`;
   return [
     ["Imbalance", [percent(state.imbalancePercent), note(balance)]],
+    ["In memory", memoryValue(plan?.status.ranks)],
     ["Epoch", [plan?.spec?.epoch ?? state.epoch ?? "-", note(`${state.phase ?? "no plan yet"}${parent ?? ""}`)]],
     ["Policy", [state.policy, note(state.mode)]],
     ["Plan", plan?.spec?.reason || undefined],
     ["Now", state.reason || undefined],
     ["Decision", repeated ? undefined : decided],
     ["Last move", state.last && moveValue(state.last)],
+  ];
+}
+
+/** Undefined where memory holds all experts that ranks serve. */
+function memoryValue(ranks: ExpertPlacement["status"]["ranks"] = []): Value {
+  if (ranks.every(({ servedBytes }) => servedBytes === undefined)) return undefined;
+  const all = (of: keyof ReturnType<typeof loadsOf>): string => bytes(sumOf(ranks.map((rank) => rank[of])));
+  return [
+    `${all("hostedBytes")} of the ${all("servedBytes")} that ranks serve`,
+    note(`loaded for a token: ${all("measuredLoadBytes")} measured, ${all("predictedLoadBytes")} predicted`),
   ];
 }
 

@@ -57,8 +57,8 @@ export function expertMap(placement: ExpertPlacement, layer: number | undefined)
     layers: chosen.length,
     experts: Math.max(...plans.map(({ hosts }) => hosts.length)),
     rows: [...hosted].map(([rank, { held, expertReplicas, weights }]) => {
-      const { hostedBytes, loadPercent, state } = status.ranks?.find((one) => one.rank === rank) ?? {};
-      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
+      const { hostedBytes, servedBytes, loadPercent, state } = status.ranks?.find((one) => one.rank === rank) ?? {};
+      return { rank, held, expertReplicas, hostedBytes, servedBytes, loadPercent, state, weights };
     }),
   };
 }

@@ -7,7 +7,7 @@ import { decodeLayer, type LayerPlan } from "../../crds/plan.ts";
 import { conditionTable, placementFacts, placementState } from "./deployment.ts";
 import { hostedBy, plansOf } from "./experts-view.ts";
 import { bytes, percent } from "./format.ts";
-import { rankTable } from "./ranks.ts";
+import { loadsOf, rankTable } from "./ranks.ts";
 import { type Column, facts, list, message, note, type Section, strong, table, time } from "./section.ts";
 
 export interface ExplainEvent {
@@ -66,8 +66,9 @@ function atRisk(plans: readonly LayerPlan[], nodes: ReadonlyMap<number, string>)
 function hostingOf({ spec, status }: ExpertPlacement, plans: readonly LayerPlan[]) {
   const ranks = plans.length === 0 ? [] : spec.ranks.map(({ rank }) => rank).sort((a, b) => a - b);
   return [...hostedBy(ranks, plans)].map(([rank, { held: experts, expertReplicas }]) => {
-    const { hostedBytes: bytes, budgetBytes: budget, speedPercent } = status.ranks?.find((each) => each.rank === rank) ?? {};
-    return { rank, experts, expertReplicas, bytes, budget, speedPercent };
+    const report = status.ranks?.find((each) => each.rank === rank);
+    const { hostedBytes: bytes, ...loads } = loadsOf(report);
+    return { rank, experts, expertReplicas, bytes, ...loads, budget: report?.budgetBytes, speedPercent: report?.speedPercent };
   });
 }
 

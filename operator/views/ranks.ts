@@ -23,14 +23,20 @@ export function expectedMemory({ hostedBytes, denseBytes = 0, kvBytes = 0 }: Par
   return Math.round((hostedBytes + denseBytes + kvBytes) * residentFactor) + processBytes;
 }
 
+/** Where memory holds all that ranks serve, only the first is known. */
+export const loadsOf = ({ hostedBytes, servedBytes, predictedLoadBytes, measuredLoadBytes }: Partial<Reported> = {}) => {
+  return { hostedBytes, servedBytes, predictedLoadBytes, measuredLoadBytes };
+};
+
 export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = []) {
   const byRank = new Map(reported.map((one) => [one.rank, one]));
   return pods.map((pod) => {
     const report: Partial<Reported> = byRank.get(pod.rank) ?? {};
-    const { epoch, loadPercent, speedPercent, hostedBytes, budgetBytes } = report;
+    const { epoch, loadPercent, speedPercent, budgetBytes } = report;
     const state = pod.state === "Running" ? (report.state ?? pod.state) : pod.state;
     // The expected memory is undefined until the rank has reported.
-    return { ...pod, state, epoch, loadPercent, speedPercent, hostedBytes, budgetBytes, memoryExpectedBytes: expectedMemory(report) };
+    const memory = { budgetBytes, ...loadsOf(report), memoryExpectedBytes: expectedMemory(report) };
+    return { ...pod, state, epoch, loadPercent, speedPercent, ...memory };
   });
 }
 
@@ -58,6 +64,10 @@ const rankColumns = {
   secondary: ["Of them secondary", ({ expertReplicas }) => expertReplicas],
   expertBytes: ["Experts", ({ hostedBytes, budgetBytes }) => [bar(hostedBytes, budgetBytes || 1), bytes(hostedBytes)]],
   bytes: ["Bytes", ({ hostedBytes }) => bytes(hostedBytes)],
+  inMemory: ["In memory", ({ hostedBytes, budgetBytes }) => [bar(hostedBytes, budgetBytes || 1), bytes(hostedBytes)]],
+  served: ["Served", ({ servedBytes }) => bytes(servedBytes)],
+  measuredLoads: ["Loaded a token", ({ measuredLoadBytes }) => bytes(measuredLoadBytes)],
+  predictedLoads: ["Predicted", ({ predictedLoadBytes }) => bytes(predictedLoadBytes)],
   budget: ["Budget", ({ budgetBytes }) => bytes(budgetBytes)],
   memory: ["Memory", ({ memoryBytes }) => bytes(memoryBytes)],
   expected: ["Expected <=", ({ memoryExpectedBytes }) => bytes(memoryExpectedBytes)],
@@ -72,10 +82,20 @@ const rankColumns = {
 
 type RankColumn = keyof typeof rankColumns;
 
-export const rankTable = (names: readonly RankColumn[], rows: readonly RankRow[], max?: number): Table =>
-  table(picked<RankRow, RankColumn>(rankColumns, names), rows, {
+/** The columns for ranks that serve more experts than they hold. */
+const oversubscribed: Partial<Readonly<Record<RankColumn, readonly RankColumn[]>>> = {
+  expertBytes: ["inMemory"],
+  bytes: ["inMemory"],
+  budget: ["budget", "served", "measuredLoads", "predictedLoads"],
+};
+
+export function rankTable(names: readonly RankColumn[], rows: readonly RankRow[], max?: number): Table {
+  const isOver = rows.some(({ servedBytes }) => servedBytes !== undefined);
+  const shown = isOver ? names.flatMap((name) => oversubscribed[name] ?? [name]) : names;
+  return table(picked<RankRow, RankColumn>(rankColumns, shown), rows, {
     caption: "Ranks; load is over the mean in the worst layer, the line is the bound",
     none: "no rank is known yet",
     more: "more ranks, less busy than these",
     max,
   });
+}

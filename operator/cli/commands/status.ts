@@ -16,6 +16,8 @@ import { show } from "../watch.ts";
 
 const columns = `  STATE, EPOCH    of the rank, and the newest plan it has committed
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
+  IN MEMORY       with experts.oversubscription Allow, in place of EXPERTS; then SERVED, bytes of all experts that it serves, and
+                  what it loads for a token, measured and as predicted
   MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer, or where you may not ask it
                   (the right \`get\` on nodes/proxy)
   EXPECTED <=     what MEMORY should stay below: ${expectedMemoryFormula}

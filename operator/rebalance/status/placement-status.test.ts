@@ -4,6 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
 import { type Log, silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
+import type { LoadSnapshot, RankView } from "../observed.ts";
 import type { PlacementStore } from "../ports.ts";
 import { HoldReasons } from "./decision-events.ts";
 import { placementStatus, Reporter, sayTheSame } from "./placement-status.ts";
@@ -66,10 +67,11 @@ test("a change of phase is written at once, another one within five seconds, and
   assert.deepEqual([seen.times.length, seen.gone], [4, 1]);
 });
 
-const written = (numbers: Readonly<Record<string, number>>) =>
+const written = (numbers: Readonly<Record<string, number>>, views: readonly RankView[] = [], tiers?: LoadSnapshot["tiers"]) =>
   placementStatus({
-    ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], recommended: [] },
+    ...{ report: { phase: "Committed" }, running: false, views, speeds: [], recommended: [] },
     load: {
+      tiers,
       ...{ measured: undefined, bound: undefined, phases: [], predicted: undefined, judged: undefined },
       decision: { act: false, reason: "Balanced", message: "m", numbers },
       outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
@@ -91,6 +93,17 @@ test("a decision without numbers has no empty map of them, which an API server w
   assert.deepEqual(written({})?.decision, { reason: "Balanced", message: "m" });
 });
 
+test("a rank that serves more than it holds has in the status what it serves, and what it loads for a token", () => {
+  const view = { rank: 0, state: "active", usable: true, lost: false, pod: { terminating: false } } as unknown as RankView;
+  const tiers = {
+    forecast: { ranks: new Map([[0, { servedBytes: 2000, bytesPerToken: 12.6 }]]) },
+    measured: { bytes: new Map([[0, 20.2]]) },
+  } as unknown as LoadSnapshot["tiers"];
+  const loads = { servedBytes: 2000, predictedLoadBytes: 13, measuredLoadBytes: 20 };
+  assert.deepEqual(written({}, [view], tiers)?.ranks, [{ rank: 0, state: "active", ...loads }]);
+  assert.deepEqual(written({}, [view])?.ranks, [{ rank: 0, state: "active" }]);
+});
+
 const published = {
   phase: "Committed",
   committedEpoch: 3,
@@ -103,6 +116,7 @@ const rank = published.ranks[0];
 
 const same: Readonly<Record<string, object>> = {
   "another window of the same load": { measured: { imbalancePercent: 114 }, ranks: [{ ...rank, loadPercent: 94 }] },
+  "other loads for a token": { ranks: [{ ...rank, measuredLoadBytes: 7 }] },
   "other grounds for the same verdict": { decision: { reason: "Balanced", message: "1.14 of 1.20", numbers: { movesPossible: 1 } } },
 };
 const news: Readonly<Record<string, object>> = {
@@ -110,6 +124,7 @@ const news: Readonly<Record<string, object>> = {
   "another verdict": { decision: { ...published.decision, reason: "Imbalanced" } },
   "a rank's epoch": { ranks: [{ ...rank, epoch: 4 }] },
   "a rank's bytes": { ranks: [{ ...rank, hostedBytes: 1001 }] },
+  "bytes that a rank serves": { ranks: [{ ...rank, servedBytes: 2000 }] },
   "a rank more": { ranks: [rank, { ...rank, rank: 1 }] },
   "a figure that was not there": { predicted: { imbalancePercent: 100 } },
   "a figure that is there no more": { measured: undefined },

@@ -80,7 +80,19 @@ type RankStatus = NonNullable<ExpertPlacementStatus["ranks"]>[number];
 function rankStatuses({ views, load, speeds }: PlacementStatusInput): RankStatus[] {
   const loads = new Map((load?.measured?.ranks ?? []).map((each) => [each.rank, each.load]));
   const known = new Map(speeds.map((each) => [each.rank, each.speed]));
-  return currentByRank(views).map((view) => rankStatus(view, loads.get(view.rank), view.usable ? known.get(view.rank) : undefined));
+  return currentByRank(views).map((view) => ({
+    ...rankStatus(view, loads.get(view.rank), view.usable ? known.get(view.rank) : undefined),
+    ...loadBytes(load?.tiers, view.rank),
+  }));
+}
+
+function loadBytes(tiers: LoadSnapshot["tiers"], rank: number): Partial<RankStatus> {
+  const predicted = tiers?.forecast.ranks.get(rank);
+  const measured = tiers?.measured?.bytes.get(rank);
+  return {
+    ...(predicted ? { servedBytes: predicted.servedBytes, predictedLoadBytes: Math.round(predicted.bytesPerToken) } : {}),
+    ...(measured === undefined ? {} : { measuredLoadBytes: Math.round(measured) }),
+  };
 }
 
 function rankStatus(view: RankView, load: number | undefined, speed: number | undefined): RankStatus {
@@ -140,8 +152,8 @@ const steps: readonly (readonly [suffix: string, step: number])[] = [
   ["Percent", 5],
   ["Permille", 50],
 ];
-/** Fields that only explain a verdict, and counts of the last window. */
-const grounds: ReadonlySet<string> = new Set(["message", "numbers", "selections", "windows"]);
+/** Fields that only explain a verdict, and figures that change with every window. */
+const grounds: ReadonlySet<string> = new Set(["message", "numbers", "selections", "windows", "predictedLoadBytes", "measuredLoadBytes"]);
 
 /** True where two statuses differ only in figures within a step. */
 export function sayTheSame(before: unknown, after: unknown, field = ""): boolean {
