@@ -1,10 +1,10 @@
-// The serving demo: questions, a rebalance, a killed worker and scaling, on SmolLM2 upcycled to 8 experts. How long its steps should take
-// is no check of theirs but an aim (times.ts).
+// The serving demo: questions, a rebalance, a killed worker, scaling and half of the memory, on SmolLM2 upcycled to 8 experts. How long
+// its steps should take is no check of theirs but an aim (times.ts).
 import { join } from "node:path";
 import { kubectlOf, provideNamespace, root, serviceAddress, type Target, waitReady, workerPods } from "../../kit/deployment/product.ts";
 import { type Answer, ask } from "../../kit/gateway/openai-client.ts";
 import { startLoad } from "../../kit/gateway/traffic-load.ts";
-import type { Kubectl, KubeObject } from "../../kit/kube/kubectl.ts";
+import { condition, type Kubectl, type KubeObject } from "../../kit/kube/kubectl.ts";
 import { scrape, sum } from "../../kit/kube/scrape.ts";
 import { hasSmolMoe, modelsFolder, provideSmolMoe } from "../../kit/models/local-models.ts";
 import { sleep, until } from "../../kit/processes/process.ts";
@@ -212,10 +212,35 @@ async function scale(demo: ServingDemo): Promise<string> {
   return `3 -> 4 -> 2 (${times.join(", ")}), ${load.counts.requests} requests, 0 failed`;
 }
 
+/** Ranks serve what their disk has, and keep in memory the half that tokens choose most. */
+async function halveMemory(demo: ServingDemo): Promise<string> {
+  const { kubectl, url } = ready(demo);
+  const request = { url, model: name, prompt: "Explain how bread is made.", maxTokens: 48, signal: demo.signal };
+  const { text } = await ask(request);
+  const { spec, status } = await kubectl.get("moed", name);
+  const memoryPerRank = `${Math.ceil(status.model.expertBytes / 2 / spec.replicas / 2 ** 20)}Mi`;
+  const patch = JSON.stringify({ spec: { experts: { memoryPerRank, oversubscription: "Allow" } } });
+  print(dim(`  kubectl patch moed/${name} --type=merge -p '${patch}'`));
+  const load = startLoad({ url: () => url, model: name, clients: 3, topic: "story", signal: demo.signal });
+  const said = (moed: KubeObject): string => condition(moed, "ExpertsOversubscribed")?.message ?? "";
+  try {
+    await kubectl.run(["patch", `moed/${name}`, "--type=merge", "-p", patch]);
+    await waitReady(kubectl, name, stepGiveUpMs);
+    const isMeasured = (moed: KubeObject): boolean => said(moed).includes("; measured: ");
+    const measured = await kubectl.waitFor("moed", name, "loads to be measured", isMeasured, stepGiveUpMs);
+    print(`  ExpertsOversubscribed: ${said(measured)}`);
+    if ((await ask(request)).text !== text) throw new Error("the text differs from that of ranks that hold all experts");
+  } finally {
+    await load.stop();
+  }
+  if (load.counts.failed > 0) throw new Error(`${load.counts.failed} requests failed: ${load.errors[0]}`);
+  return `${memoryPerRank} a rank, the same text; ${load.counts.requests} requests, 0 failed`;
+}
+
 const chat = { model: name, messages: [{ role: "user", content: "Why is the sky blue?" }], max_tokens: 64 };
 
 export const serving: Show<ServingDemo> = {
-  about: "serves a model, and shows experts move, a worker die and the deployment scale, under traffic",
+  about: "serves a model, and shows experts move, a worker die, the deployment scale and half of its memory suffice, under traffic",
   namespace: "demo",
   makesModel: () => !hasSmolMoe(),
   makeModel: provideSmolMoe,
@@ -227,6 +252,7 @@ export const serving: Show<ServingDemo> = {
     { title: "Skewed load: experts move", needed: false, run: rebalance },
     { title: "Kill a worker in mid-stream", needed: false, run: killWorker },
     { title: "Scale 3 -> 4 -> 2 under traffic", needed: false, run: scale },
+    { title: "Half of the memory for experts", needed: false, run: halveMemory },
   ],
   times: ({ readySeconds, balancedSeconds }, machine) => timeRows({ readySeconds, balancedSeconds, machine }),
   files: () => [],
