@@ -82,6 +82,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "28-hecate": "takes 3 minutes; 2-rebalance has the same tests of the default policy, test/sim the policy itself",
   "29-oversubscribed":
     "takes 3 minutes; runtime/worker/oversubscribed.int.test.ts has such ranks, operator/rebalance the plans and test/sim their faults",
+  "30-mixed-bits": "takes 3 minutes; runtime/worker/unlike-forms.int.test.ts moves such experts between three ranks on loopback",
   "cluster.int": "takes a minute; every e2e file runs on such a cluster",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };

@@ -37,6 +37,15 @@ export async function provideOtherSmolMoe(log: Log): Promise<string> {
   return existsSync(join(out, "expert-index.json")) ? out : upcycled({ out, experts: 4, seed: 2, noise: 0.04 }, log);
 }
 
+/** The first with a type of its own for each expert, of 4.5 or 8.5 bits. */
+export async function provideMixedSmolMoe(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "smol-moe-mixed");
+  if (existsSync(join(out, "expert-index.json"))) return out;
+  const chosen = ["--bits", "5.5", "--types", "q4_0,q8_0", "--tokens", "512"];
+  await cli(["model", "quantize", await provideSmolMoe(log), "--out", out, ...chosen], log);
+  return out;
+}
+
 interface Upcycled {
   readonly out: string;
   readonly experts: number;
