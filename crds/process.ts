@@ -125,6 +125,11 @@ export const workerProcess = {
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
   devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
+  /** Unset = experts lie on the device alone. */
+  deviceExpertBytes: rendered("ENODIA_DEVICE_EXPERT_BYTES", optional(bytes), ({ deployment }) => {
+    const { deviceExpertMemory } = deployment.spec.runtime;
+    return deviceExpertMemory === undefined ? undefined : String(parseQuantity(deviceExpertMemory, "spec.runtime.deviceExpertMemory"));
+  }),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {

@@ -19,6 +19,8 @@ export interface RankMemory {
   readonly own: boolean;
   /** experts.memoryPerRank; 0 = what is left. */
   readonly expertBytes: number;
+  /** The field that says so; unset = experts.memoryPerRank. */
+  readonly field?: string;
 }
 
 export interface KvNeeds {
@@ -58,16 +60,20 @@ function shareOf({ bytes, own, expertBytes }: RankMemory, denseBytes: number): n
  * Only what can never work: the operator's check of the limit counts the process too, and on a node without a limit memoryPerRank is a
  * ceiling that a small model never reaches.
  */
-function checkRoom({ bytes, of, own, expertBytes: most }: RankMemory, denseBytes: number, pool: number): void {
+function checkRoom(
+  { bytes, of, own, expertBytes: most, field = "experts.memoryPerRank" }: RankMemory,
+  denseBytes: number,
+  pool: number,
+): void {
   const expertBytes = own ? most : 0;
   const need = denseBytes + pool + expertBytes;
   if (need <= bytes) return;
   const parts = [
     `dense part ${formatBytes(denseBytes)}`,
     `kvPool ${formatBytes(pool)}`,
-    ...(expertBytes > 0 ? [`experts.memoryPerRank ${formatBytes(expertBytes)}`] : []),
+    ...(expertBytes > 0 ? [`${field} ${formatBytes(expertBytes)}`] : []),
   ];
-  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower experts.memoryPerRank, runtime.kvPool or runtime.maxContext`;
+  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower ${field}, runtime.kvPool or runtime.maxContext`;
   const message = `${parts.join(" + ")} = ${mebibytes(need)} is above ${of}, ${mebibytes(bytes)}: ${remedy}`;
   throw new AppError(message, { code: "InsufficientMemory", operation: "sizing the KV pool" });
 }

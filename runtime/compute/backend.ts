@@ -64,6 +64,10 @@ export interface Compiled {
 export interface ExpertSlab {
   /** It keeps none of the memory that `put` is given. */
   readonly copies?: boolean;
+  /** It takes memory for so many experts at once; unset = 1. */
+  readonly step?: number;
+  /** An expert came to memory elsewhere (1), or left it (-1): this memory alone is not the layer. Unset: nobody needs to know. */
+  apart?(change: 1 | -1): void;
   put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
 
@@ -212,6 +216,8 @@ export interface ModelOptions {
 
 export interface BackendOptions extends ModelOptions {
   readonly threads: number;
+  /** Of the prefill queue; unset = half of `threads`. */
+  readonly queueThreads?: number;
   /** The index among devices of its kind; unset = 0. */
   readonly deviceIndex?: number;
   /** A build of the CPU library; unset = the best for this processor. Bits of f32 sums depend on it. */

@@ -65,11 +65,13 @@ class PlacedExpertSlab implements ExpertSlab {
   readonly device: number;
   readonly inner: ExpertSlab;
   readonly copies: boolean;
+  readonly step: number;
 
   constructor(device: number, inner: ExpertSlab) {
     this.device = device;
     this.inner = inner;
     this.copies = inner.copies ?? false;
+    this.step = inner.step ?? 1;
   }
   async put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled> {
     return new Placed(this.device, await this.inner.put(expert, weights, pause));

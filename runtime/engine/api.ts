@@ -61,6 +61,8 @@ export interface EngineOptions {
   readonly wholeCpus?: number;
   /** Devices that share the layers; unset = 1. */
   readonly devices?: number;
+  /** Bytes of a device's memory for experts, all of which the machine's memory has too. Unset: all are on the device alone. */
+  readonly deviceExpertBytes?: number | undefined;
   /** Tests every op of the backend before the model is opened, which takes 0.2 s. Unset: no. */
   readonly tryDevice?: boolean;
   readonly onDemand: OnDemandExperts;

@@ -126,6 +126,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     codec: options.codec,
     tryDevice: true,
     devices: options.devices,
+    deviceExpertBytes: options.deviceExpertBytes,
     onDemand,
     oversubscribed: options.oversubscription === "Allow",
     kvPoolBytes: options.kvPoolBytes,

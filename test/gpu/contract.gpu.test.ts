@@ -10,6 +10,7 @@ import { runGoldenLogits } from "../contract/golden-logits.ts";
 import { runKvPool } from "../contract/kv-pool.ts";
 import { runKvTypes } from "../contract/kv-types.ts";
 import { runOverRanks } from "../contract/over-ranks.ts";
+import { twoEngines } from "../kit/devices/two-engines.ts";
 
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
 if (kind === undefined) throw new Error(`ENODIA_GPU is none of ${gpuNames.join(", ")}: npm run test:gpu -- --help`);
@@ -31,5 +32,8 @@ runShelves({ name: kind, make, tolerance: 3e-2 });
 runKvTypes({ name: kind, make, tolerance: { f16: tolerance, q8_0: 2e-2, f32: tolerance }, asDevice: true });
 
 for (const type of ["f16", "f32"] as const) runKvPool({ name: kind, make, tolerance, type });
+
+const withProcessor = async () => twoEngines(await make(), 50_000);
+runGoldenFamilies({ name: `${kind} with a processor`, make: withProcessor, tolerance, computes: "all" });
 
 runOverRanks({ name: kind, make, tolerance });

@@ -69,7 +69,7 @@ async function inSoftware(t: TestContext, args: readonly string[]): Promise<Done
 }
 
 describe("Vulkan in software", { concurrency: 2 }, () => {
-  test("a part of the contract holds: a product, attention over the pool of keys and values, every family's logits and its rows over ranks", async (t) => {
+  test("a part of the contract holds: a product, attention over the pool of keys and values, every family's logits, on two engines too, and its rows over ranks", async (t) => {
     const names = ["says which numeric class it is", "matMul: \\[7, 576\\]", "attention: chunk of 5"];
     const ofFamilies = ["logits of 7 tokens", "whose other rank"];
     const done = await inSoftware(t, [
@@ -79,20 +79,26 @@ describe("Vulkan in software", { concurrency: 2 }, () => {
     if (done === undefined) return;
     assert.equal(done.code, 0, done.stdout + done.stderr);
     const passed = Number(/^(?:# |ℹ )pass (\d+)$/m.exec(done.stdout)?.[1]);
-    assert.ok(passed >= names.length + ofFamilies.length * familyFolders, done.stdout);
+    assert.ok(passed >= names.length + (ofFamilies.length + 1) * familyFolders, done.stdout);
   });
 
-  test("a greedy text of a small model is the reference's", async (t) => {
+  test("a greedy text of a small model is the reference's, with half of the experts on the device too", async (t) => {
     const store = join(folder, "tiny");
     await importMoe({ from: join(root, "test/golden/tiny-f32"), out: store, codecs: ["f32"], overwrite: false }, () => {});
-    const textOf = (backend: string): Promise<Done | undefined> =>
-      inSoftware(t, ["test/gpu/text.ts", store, backend, "32", ...[5, 17, 101, 42, 9, 260].map(String)]);
-    const [got, want] = [await textOf("vulkan"), await textOf("reference")];
-    if (got === undefined || want === undefined) return;
-    assert.equal(got.code, 0, got.stderr);
-    const [ours, theirs] = [JSON.parse(got.stdout), JSON.parse(want.stdout)];
-    assert.match(ours.device, /^vulkan: /);
-    assert.equal(theirs.text.length, 32);
-    assert.deepEqual(ours.text, theirs.text);
+    const textOf = (backend: string, share: number): Promise<Done | undefined> =>
+      inSoftware(t, ["test/gpu/text.ts", store, backend, "32", String(share), ...[5, 17, 101, 42, 9, 260].map(String)]);
+    const want = await textOf("reference", 1);
+    for (const [share, device] of [
+      [1, /^vulkan: [^;]*$/],
+      [0.5, /^vulkan: .*; experts beside it on cpu: /],
+    ] as const) {
+      const got = await textOf("vulkan", share);
+      if (got === undefined || want === undefined) return;
+      assert.equal(got.code, 0, got.stderr);
+      const [ours, theirs] = [JSON.parse(got.stdout), JSON.parse(want.stdout)];
+      assert.match(ours.device, device);
+      assert.equal(theirs.text.length, 32);
+      assert.deepEqual(ours.text, theirs.text);
+    }
   });
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, model } from "../../../test/kit/deployment/deployment.ts";
-import { fit, memoryRefusals, rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
+import { fit, limitRefusals, memoryRefusals, rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
 
 const Mi = 2 ** 20;
 
@@ -33,6 +33,14 @@ test("with oversubscription one rank is enough, unless its memory holds less tha
   const [refusal] = memoryRefusals(of(least - 1), model, 8, undefined);
   assert.equal(refusal?.reason, "InsufficientExpertMemory");
   assert.match(refusal?.message ?? "", new RegExp(`memoryPerRank ${least / Mi}Mi$`));
+});
+
+test("the container's limit counts experts of a device's rank where they lie in the machine's memory, and device memory does not count", () => {
+  const of = (deviceExpertMemory?: string) =>
+    deployment({ experts: { memoryPerRank: "2Gi" }, runtime: { backend: "cuda", deviceExpertMemory } }).spec;
+  assert.deepEqual(limitRefusals(of(), 2 ** 30), []);
+  assert.equal(limitRefusals(of("12Gi"), 2 ** 30)[0]?.reason, "InsufficientMemoryLimit");
+  assert.deepEqual(limitRefusals(of("12Gi"), 2 ** 31), []);
 });
 
 test("no floor where a rank's memory is not known, or holds no expert", () => {

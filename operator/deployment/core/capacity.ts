@@ -96,7 +96,7 @@ function leastRanks(model: ModelView, perRank: number, { experts }: Pick<MoEDepl
 /** What no rank can start with, known before there is one. The limit does not count the memory of a device, and only a rank knows what Auto takes. */
 export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined): Refusal[] {
   const { experts, runtime } = spec;
-  const mayUseDevice = usesDeviceMemory(runtime.backend) || runtime.backend === "Auto";
+  const mayUseDevice = runtime.deviceExpertMemory === undefined && (usesDeviceMemory(runtime.backend) || runtime.backend === "Auto");
   if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
   const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");
   if (budget <= limitBytes) return [];

@@ -348,6 +348,8 @@ export class GgmlDevice {
 
 interface CpuOptions {
   readonly threads: number;
+  /** Of the prefill queue. */
+  readonly queueThreads?: number | undefined;
   readonly governor?: Governor;
   readonly build?: string | undefined;
   /** False: no pages (tests). */
@@ -355,7 +357,9 @@ interface CpuOptions {
 }
 
 export class CpuDevice extends GgmlDevice {
-  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build, pages = true }: CpuOptions) {
+  constructor(options: CpuOptions) {
+    const { threads, queueThreads = Math.max(1, threads >> 1), build, pages = true } = options;
+    const { governor = new ThreadGovernor(threads, () => performance.now()) } = options;
     const ggml = ggmlLibrary(build);
     const backend = openCpu(ggml);
     const threadpool = startThreads(ggml, backend, threads);
@@ -380,7 +384,7 @@ export class CpuDevice extends GgmlDevice {
       // Two threads would use up a quota of one processor early, and then both stand still.
       ...(availableParallelism() > 1 && {
         computeApart: (graph: Pointer, cost: GraphCost) => {
-          beside ??= startBeside(ggml, Math.max(1, threads >> 1));
+          beside ??= startBeside(ggml, queueThreads);
           return beside.compute(graph, cost);
         },
       }),

@@ -66,12 +66,12 @@ class Expert implements Compiled {
 
 class GpuExpertSlab implements ExpertSlab {
   readonly copies = true;
+  readonly step: number;
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
   readonly #device: GgmlDevice;
   readonly #experts: Experts;
   readonly #count: number;
-  readonly #step: number;
   /** The slab that had no place for the experts of this one. */
   #without: GpuExpertSlab | undefined;
   /** Of experts in other forms than the first. */
@@ -87,7 +87,7 @@ class GpuExpertSlab implements ExpertSlab {
     this.#device = device;
     this.#experts = experts;
     this.#count = count;
-    this.#step = Math.ceil(count / stepsOfLayer);
+    this.step = Math.ceil(count / stepsOfLayer);
   }
 
   async put(expert: number, weights: Weights): Promise<Compiled> {
@@ -122,13 +122,17 @@ class GpuExpertSlab implements ExpertSlab {
     return placed;
   }
 
+  apart(change: 1 | -1): void {
+    this.#apart += change;
+  }
+
   drop(expert: Expert): void {
     const slab = this.slab;
     slab.drop(expert.slot);
     for (const [number, each] of this.#here) if (each === expert) this.#here.delete(number);
     for (let above = this.#without; above !== undefined; above = above.#without) above.#apart -= 1;
     if (slab.used === 0) this.#free();
-    else if (slab.used <= slab.slots - 2 * this.#step) this.#shrink(slab.slots - this.#step);
+    else if (slab.used <= slab.slots - 2 * this.step) this.#shrink(slab.slots - this.step);
   }
 
   get slab(): Slab {
@@ -148,7 +152,7 @@ class GpuExpertSlab implements ExpertSlab {
   #allocate(forms: WeightForms): Slab | undefined {
     try {
       this.#slab ??= this.#first(forms);
-      if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.#step));
+      if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.step));
       return this.#slab;
     } catch (caught) {
       if (this.#count === 1 || !isOutOfMemory(caught)) throw caught;
@@ -158,7 +162,7 @@ class GpuExpertSlab implements ExpertSlab {
 
   /** Detects missing operations here, not in a request. */
   #first(forms: WeightForms): Slab {
-    const slab = new Slab(this.#device, partsOf(this.#device, this.segment, forms), Math.min(this.#count, this.#step));
+    const slab = new Slab(this.#device, partsOf(this.#device, this.segment, forms), Math.min(this.#count, this.step));
     try {
       for (const rows of triedRows) this.#experts.together(this.segment, slab, rows).free();
       return slab;

@@ -149,9 +149,10 @@ export const backendOn = (device: GgmlDevice, options: Omit<BackendOptions, "thr
 
 /** The maximum of threads; several only while they gain. */
 export const createGgmlBackend: BackendFactory = async (options) => {
-  const { threads, cpuBuild, pages } = options;
-  const count = Math.max(1, Math.min(threads, availableParallelism()));
-  return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), options);
+  const { threads, queueThreads, cpuBuild, pages } = options;
+  const count = (asked: number): number => Math.max(1, Math.min(asked, availableParallelism()));
+  const ofQueue = queueThreads === undefined ? undefined : count(queueThreads);
+  return new GgmlBackend(new CpuDevice({ threads: count(threads), queueThreads: ofQueue, build: cpuBuild, pages }), options);
 };
 
 export const gpuBackend =

@@ -5,6 +5,7 @@ import { kvPoolBytes, type RankMemory } from "../../../crds/rank-memory.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
 import { checkOps } from "../../compute/call-checks.ts";
 import { overDevices } from "../../compute/device-split.ts";
+import { withProcessor } from "../../compute/engines/index.ts";
 import { type TriedForms, tryForms } from "../../compute/form-self-test.ts";
 import { chooseBackend, createBackend, openDevices } from "../../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../../compute/kv-size.ts";
@@ -60,25 +61,41 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
   const devices = await openDevices(name, { threads: options.threads }, options.devices ?? 1);
+  const opened = [...devices];
   try {
+    const processor = await processorBeside(devices, options);
+    if (processor) opened.push(processor);
     const { denseBits } = codecFor(options.codec);
     const manyRows = devices.every((device) => device.takesManyRows(program));
     const { maxBatchTokens: rowsMax } = limitsOn(manyRows, options.limits);
     const context = Math.min(options.maxContext, program.maxContext);
     if (options.tryDevice)
-      for (const device of devices) await tryOut(device, device.withOptions({ denseBits }), formsOf(store, options.codec));
-    const backend = overDevices(
+      for (const device of opened) await tryOut(device, device.withOptions({ denseBits }), formsOf(store, options.codec));
+    const { layers } = program;
+    const onDevices = overDevices(
       devices.map((device) => device.withOptions({ denseBits, rowsMax, context })),
-      program.layers.length,
+      layers.length,
     );
+    const backend = processor ? withProcessor(onDevices, processor, shareOf(layers, options)) : onDevices;
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(store, program, { backend, options });
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
-    for (const device of devices) await device.close();
+    for (const device of opened) await device.close();
     throw caught;
   }
 }
+
+/** Undefined where none is asked for, or there is no device whose memory could be short. */
+async function processorBeside(devices: readonly Backend[], { deviceExpertBytes, threads }: ThreadOptions): Promise<Backend | undefined> {
+  if (deviceExpertBytes === undefined || devices.some((device) => device.memory() === undefined)) return undefined;
+  return createBackend("cpu", { threads: 1, queueThreads: threads });
+}
+
+const shareOf = (layers: ModelProgram["layers"], { deviceExpertBytes: deviceBytes = 0 }: ThreadOptions) => ({
+  deviceBytes,
+  layers: layers.filter(({ kind }) => kind === "moe").length,
+});
 
 function kvSpecOf(
   store: ModelStore,
@@ -111,10 +128,11 @@ export function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick
 }
 
 /** A device that has memory of its own says how much is free. */
-function memoryOf(backend: Backend, { memory }: ThreadOptions): RankMemory | undefined {
+function memoryOf(backend: Backend, { memory, deviceExpertBytes }: ThreadOptions): RankMemory | undefined {
   const { freeBytes: bytes } = backend.memory() ?? {};
   if (bytes === undefined || memory === undefined) return memory;
-  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true };
+  const copies = deviceExpertBytes === undefined ? {} : { expertBytes: deviceExpertBytes, field: "runtime.deviceExpertMemory" };
+  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true, ...copies };
 }
 
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
@@ -253,7 +271,7 @@ async function measureSpeed(backend: Backend, store: ModelStore, program: ModelP
   if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
-  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer, 0), layer);
+  const expert = await backend.createExpertSlab(form, 1, layer).put(0, store.decodeUnit(unit, options.codec, layer, 0));
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);
