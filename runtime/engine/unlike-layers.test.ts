@@ -10,12 +10,12 @@ import { decodeLayer, encodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, encodeLoad } from "../../crds/telemetry.ts";
 import { makePlan, policies } from "../../operator/planner/index.ts";
 import { planFaults } from "../../operator/planner/validate.ts";
-import { loadModel } from "../../test/kit/models/small-engine.ts";
+import { greedyTokens, weightsIn } from "../../test/kit/models/small-engine.ts";
 import { unlikeProgram, unlikeStore } from "../../test/kit/models/unlike-layers.ts";
 import { planInput, rankSpec } from "../../test/kit/planner/plan-input.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
-import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
+import type { ModelProgram, MoeLayer } from "../kernels/segment.ts";
 import { frameFault } from "../placement/frames/frames.ts";
 import { cellValues, describeGrid, expertCount, expertsIn } from "../placement/grid.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
@@ -112,19 +112,7 @@ const maxTokens = 6;
 
 /** Greedy tokens of the smallest correct engine, which knows no ranks. */
 async function expected(codec: CodecName): Promise<number[]> {
-  const backend = await createReferenceBackend({ threads: 1 });
-  const weights = async (segment: Segment) =>
-    Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, codec), codec, layer, e);
-  const model = await loadModel(backend, { program, weights, expert }, { context: 64 });
-  const tokens: number[] = [];
-  let ids: readonly number[] = prompt;
-  for (let past = 0; tokens.length < maxTokens; past += ids.length, ids = tokens.slice(-1)) {
-    const logits = await model.forward(ids, past);
-    const last = logits.subarray((ids.length - 1) * program.vocab);
-    tokens.push(last.reduce((best, value, i) => (value > last[best]! ? i : best), 0));
-  }
-  return tokens;
+  return greedyTokens(await createReferenceBackend({ threads: 1 }), weightsIn(store, codec, program), prompt, maxTokens);
 }
 
 test("the program holds what its layers declare, and what does not is refused by name", () => {

@@ -1,6 +1,8 @@
 // Checks before an import that a checkpoint has exactly the program's tensors, in the shapes of its config.
 import { AppError } from "../../crds/common.ts";
 import { embedTable, headMatrix } from "../models/decoder.ts";
+import { denseWeights } from "../models/family.ts";
+import { type DenseProgram, llamaArchitecture } from "../models/llama.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
 
 /** Suffixes of tensors that no program reads: tied heads and computed tables. */
@@ -54,4 +56,14 @@ export function refuseQuantization({ dir, names, form, packed }: Checkpoint, con
   if (said === undefined || said === null || packed || !names.every((name) => plainForms.has(form(name)))) return;
   const message = `quantization_config says ${said.quant_method ?? "that weights are quantized"}, but all tensors are plain; remove it if they are the model's weights as they are`;
   throw new AppError(`${dir}: config.json: ${message}`, { code: "UnsupportedModel" });
+}
+
+/** Throws unless a folder has exactly the tensors of a dense Llama. */
+export async function checkDense(checkpoint: Checkpoint, config: unknown, program: DenseProgram): Promise<void> {
+  const weights = denseWeights(program);
+  const known = new Set(weights.map(({ name }) => name));
+  for (const { name, shape } of weights) checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
+  await refuseUnknown(checkpoint, { names: checkpoint.names, known, architecture: llamaArchitecture });
+  refuseQuantization(checkpoint, config);
+  await checkTiedHead(checkpoint, known);
 }

@@ -15,6 +15,8 @@ import { openStore } from "../weights/store-reader.ts";
 import { importModel } from "./import.ts";
 import { importMoe } from "./import-moe.ts";
 import { inspect } from "./inspect.ts";
+import { split } from "./surgery/split.ts";
+import { assemble } from "./upcycle/assemble.ts";
 import { upcycle } from "./upcycle/upcycle.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-checkpoints-"));
@@ -46,7 +48,7 @@ test("a configuration of quantization over plain tensors is refused by name; one
   await importing(await changedCheckpoint(tiny, dir, (_, config) => (config.quantization_config = null)));
 });
 
-test("a dense model's tied head beside another head is refused at import and by upcycle", async () => {
+test("a dense model's tied head beside another head, and tensors of nothing, are refused by all that read it", async () => {
   const dense = join(dir, "dense");
   const shell = {
     codecs: ["f32"] as const,
@@ -61,9 +63,20 @@ test("a dense model's tied head beside another head is refused at import and by 
     tensors.set(head, { shape: table.shape, data: table.data.map((value, i) => (i === 65 ? value + 1 : value)) });
   });
   const differs = refusal("UnsupportedModel", /lm_head\.weight differs from model\.embed_tokens\.weight at \[1, 1\]/);
-  await assert.rejects(importModel({ ...shell, source: two, out: join(dir, "two") }, quiet), differs);
-  const options = { ...shell, from: two, out: join(dir, "moe"), experts: 2, topK: 1, noise: 0, seed: 1, threads: 1 };
-  await assert.rejects(upcycle(options, quiet), differs);
+  const strange = await changedCheckpoint(dense, dir, (tensors) => {
+    tensors.set("model.layers.0.mlp.down_proj.lora_A", { shape: [1, 1], data: new Float32Array(1) });
+  });
+  const unknown = refusal("UnknownArchitecture", /down_proj\.lora_A" belongs to no part of LlamaForCausalLM/);
+  const options = { ...shell, out: join(dir, "moe"), experts: 2, topK: 2, noise: 0, seed: 1, threads: 1 };
+  for (const [from, want] of [
+    [two, differs],
+    [strange, unknown],
+  ] as const) {
+    await assert.rejects(importModel({ ...shell, source: from, out: options.out }, quiet), want);
+    await assert.rejects(upcycle({ ...options, from }, quiet), want);
+    await assert.rejects(split({ ...options, from, by: "columns" }, quiet), want);
+    await assert.rejects(assemble({ ...options, branches: [from, from], attention: "mean" }, quiet), want);
+  }
 });
 
 test("tensors of layers that predict further tokens are left out of a store; without the field that says so they are refused", async () => {

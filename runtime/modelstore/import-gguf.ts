@@ -71,7 +71,7 @@ async function importOpened(opened: Opened, out: string, options: ImportOptions,
   const { config, checkpoint, files, path } = opened;
   const architecture = architectureIn(path, config);
   if (options.folder) {
-    if (architecture !== llamaArchitecture) throw noDense(path, architecture);
+    if (architecture !== llamaArchitecture) throw noDense(path, architecture, "imported with --folder");
     await writeDense(opened, out, options.overwrite);
     return { out, kind: "dense", architecture };
   }

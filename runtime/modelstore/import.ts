@@ -10,7 +10,7 @@ import { bytesOf } from "../weights/floats.ts";
 import { checkTarget } from "../weights/model-folder.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import { readConfig } from "../weights/store-reader.ts";
-import { checkShape, checkTiedHead, refuseQuantization, refuseUnknown } from "./check-tensors.ts";
+import { checkDense } from "./check-tensors.ts";
 import { companionFiles, type Log } from "./companions.ts";
 import { writeDenseFolder } from "./dense-folder.ts";
 import { importGguf } from "./import-gguf.ts";
@@ -23,7 +23,7 @@ async function importFolder(from: string, out: string, options: ImportOptions, l
   const config = await readConfig(from, "ModelNotFound");
   const architecture = architectureIn(from, config);
   if (options.folder) {
-    if (architecture !== llamaArchitecture) throw noDense(from, architecture);
+    if (architecture !== llamaArchitecture) throw noDense(from, architecture, "imported with --folder");
     await importDenseFolder(from, out, options.overwrite, log);
     return { out, kind: "dense", architecture };
   }
@@ -50,13 +50,8 @@ async function importDenseFolder(from: string, out: string, overwrite: boolean, 
   const program = inFolder(from, () => llamaProgram(config));
   const checkpoint = await openCheckpoint(from);
   try {
-    const weights = denseWeights(program);
-    const known = new Set(weights.map(({ name }) => name));
-    await refuseUnknown(checkpoint, { names: checkpoint.names, known, architecture: llamaArchitecture });
-    refuseQuantization(checkpoint, config);
-    await checkTiedHead(checkpoint, known);
-    const tensors = weights.map(({ name, shape }): TensorToWrite => {
-      checkShape(from, name, checkpoint.shape(name), shape);
+    await checkDense(checkpoint, config, program);
+    const tensors = denseWeights(program).map(({ name, shape }): TensorToWrite => {
       return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
     });
     const files = await companionFiles(from);

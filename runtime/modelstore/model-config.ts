@@ -13,8 +13,9 @@ export function inFolder<T>(where: string, read: () => T): T {
   }
 }
 
-export function noDense(where: string, architecture: string): AppError {
-  return new AppError(`${where}: is ${architecture}; only ${llamaArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
+/** `done`: what would be done with a dense Llama. */
+export function noDense(where: string, architecture: string, done: string): AppError {
+  return new AppError(`${where}: is ${architecture}; only ${llamaArchitecture} can be ${done}`, { code: "UnknownArchitecture" });
 }
 
 export const architectureIn = (where: string, config: unknown): string => inFolder(where, () => architectureOf(config));

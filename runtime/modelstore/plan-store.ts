@@ -59,8 +59,15 @@ export function expertForms({ checkpoint, family, shapes }: ModelParts): StoredF
 const partsOf = (codec: CodecName, forms: readonly StoredForm[] | undefined, { matrices }: LayerShape) =>
   unitShapeOf(codecFor(codec).asGiven ? forms : undefined, matrices);
 
+type UnitsOf = Pick<ModelParts, "checkpoint" | "shapes">;
+
+/** What `unitsBytes` throws, for experts that are made from floats. */
+export function checkBlocks(parts: UnitsOf, codecs: readonly CodecName[]): void {
+  for (const codec of codecs) if (!codecFor(codec).asGiven) unitsBytes(parts, codec, []);
+}
+
 /** Bytes of all units of a codec. Throws `UnsupportedShape` where its blocks do not divide a row. */
-export function unitsBytes({ checkpoint, shapes }: ModelParts, codec: CodecName, forms: readonly (readonly StoredForm[])[]): number {
+export function unitsBytes({ checkpoint, shapes }: UnitsOf, codec: CodecName, forms: readonly (readonly StoredForm[])[]): number {
   return shapes.reduce((sum, shape, layer) => {
     if (shape.experts === 0) return sum;
     const parts = partsOf(codec, forms[layer], shape);

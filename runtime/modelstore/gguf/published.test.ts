@@ -7,14 +7,12 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import type { CodecName } from "../../../crds/names.ts";
 import { published, writePublished } from "../../../test/kit/models/published-gguf.ts";
-import { loadModel } from "../../../test/kit/models/small-engine.ts";
+import { loadModel, weightsIn } from "../../../test/kit/models/small-engine.ts";
 import type { Backend } from "../../compute/backend.ts";
 import { createBackend } from "../../compute/index.ts";
 import { relativeError } from "../../compute/op-self-test.ts";
 import { createEngine } from "../../engine/engine.ts";
 import { openModel, workBytesOf } from "../../engine/thread/open.ts";
-import type { Segment } from "../../kernels/segment.ts";
-import { programOf } from "../../models/index.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
 import { valuesOf } from "../../weights/codecs/codec.ts";
 import type { ModelStore } from "../../weights/store.ts";
@@ -38,10 +36,7 @@ after(() => device.close());
 const ids = Array.from({ length: 12 }, (_, i) => (i * 37 + 11) % 320);
 
 async function logitsOf(backend: Backend, store: ModelStore, codec: CodecName): Promise<Float32Array> {
-  const weights = async (segment: Segment) =>
-    Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, codec), codec, layer, e);
-  const model = await loadModel(backend, { program: programOf(store.config), weights, expert }, { context: ids.length });
+  const model = await loadModel(backend, weightsIn(store, codec), { context: ids.length });
   const logits = await model.forward(ids, 0);
   await model.dispose();
   return logits;

@@ -5,11 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { loadModel } from "../../../test/kit/models/small-engine.ts";
+import { loadModel, weightsIn } from "../../../test/kit/models/small-engine.ts";
 import { createBackend } from "../../compute/index.ts";
 import { relativeError } from "../../compute/op-self-test.ts";
-import type { Segment } from "../../kernels/segment.ts";
-import { programOf } from "../../models/index.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import { importModel } from "../import.ts";
 import { inspect } from "../inspect.ts";
@@ -38,10 +36,7 @@ const base: SplitOptions = {
 
 async function run(folder: string) {
   const store = await openStore(folder);
-  const weights = async (segment: Segment) =>
-    Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, "f32"), "f32", layer, e);
-  const model = await loadModel(backend, { program: programOf(store.config), weights, expert }, { context: 64 });
+  const model = await loadModel(backend, weightsIn(store, "f32"), { context: 64 });
   const logits = (await model.forward([7, 101, 30, 5, 200, 31], 0)).slice();
   const routes = model.routes.flatMap((layer) => [...layer]);
   await model.dispose();
@@ -94,17 +89,23 @@ test("a label takes the columns that its tokens use above all, every column goes
 const wrong: Readonly<Record<string, readonly [Partial<SplitOptions>, string, RegExp]>> = {
   "experts that do not divide the columns": [{ experts: 7 }, "BadOption", /--experts is 7; .* divide the FFN's 96 columns/],
   "more experts for a token than there are": [{ topK: 9 }, "BadOption", /--top-k is 9; it must be from 1 to 8/],
+  "more experts than a token may use, and no number": [
+    { experts: 96, topK: undefined },
+    "BadOption",
+    /--top-k is missing, and all are 96; it must be from 1 to 64/,
+  ],
   "another number of experts than domains": [
     { by: "domain", experts: 4, topK: 2 },
     "BadOption",
     /by domain it is the number of domains, 8/,
   ],
-  "a form whose blocks are wider than a slice": [{ codecs: ["q4_0"] }, "UnsupportedShape", /q4_0 needs rows of a multiple of 32/],
-  "a model with experts": [{ from: join(gguf, "../../tiny-f32") }, "UnknownArchitecture", /only LlamaForCausalLM/],
+  "a form whose blocks are wider than a slice": [{ topK: 2, codecs: ["q4_0"] }, "UnsupportedShape", /q4_0 needs rows of a multiple of 32/],
+  "a model with experts": [{ from: join(gguf, "../../tiny-f32") }, "UnknownArchitecture", /only LlamaForCausalLM can be split/],
 };
 for (const [sentence, [change, code, message]] of Object.entries(wrong))
-  test(`splitting with ${sentence} is refused`, async () => {
-    const before = await readdir(dir);
-    await assert.rejects(split({ ...base, out: join(dir, "never"), ...change }, quiet), { name: AppError.name, code, message });
-    assert.deepEqual(await readdir(dir), before);
+  test(`splitting with ${sentence} is refused before anything is fitted`, async () => {
+    const [before, said] = [await readdir(dir), [] as string[]];
+    const splitting = split({ ...base, out: join(dir, "never"), ...change }, (line) => said.push(line));
+    await assert.rejects(splitting, { name: AppError.name, code, message });
+    assert.deepEqual([await readdir(dir), said], [before, []]);
   });

@@ -11,14 +11,16 @@ import { topKMax } from "../../models/moe.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import { bytesOf } from "../../weights/floats.ts";
+import { layerShapes } from "../../weights/layer-shapes.ts";
 import { checkTarget } from "../../weights/model-folder.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
 import { readConfig } from "../../weights/store-reader.ts";
 import { type Checkpoint, checkpointOf, rowsOf, type TensorView } from "../../weights/tensor-view.ts";
-import { checkShape, refuseQuantization } from "../check-tensors.ts";
+import { checkDense } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { storeModel } from "../import-moe.ts";
 import { architectureIn, inFolder, noDense } from "../model-config.ts";
+import { checkBlocks } from "../plan-store.ts";
 import { calibrationSequences } from "../upcycle/calibration-texts.ts";
 import { labelledRouter } from "../upcycle/fit-router.ts";
 import { denseStates } from "../upcycle/hidden-states.ts";
@@ -30,11 +32,14 @@ export interface SplitOptions {
   readonly out: string;
   readonly overwrite: boolean;
   readonly experts: number;
-  readonly topK: number;
+  /** Unset: all. */
+  readonly topK?: number | undefined;
   readonly by: "columns" | "domain";
   readonly codecs: readonly CodecName[];
   readonly threads: number;
 }
+
+type Sized = SplitOptions & { readonly topK: number };
 
 /** Enough for means, and few enough for an FFN of 15,000 columns in 256 MiB. */
 const tokensMax = 4096;
@@ -89,7 +94,7 @@ function everyRow(states: Float32Array, hidden: number, stride: number): Float32
   return out;
 }
 
-async function cuts(checkpoint: Checkpoint, program: DenseProgram, options: SplitOptions, log: Log): Promise<readonly Cut[]> {
+async function cuts(checkpoint: Checkpoint, program: DenseProgram, options: Sized, log: Log): Promise<readonly Cut[]> {
   const { experts, topK, by } = options;
   const { ffn, hidden } = program;
   const even = program.blocks.map(() => ({ columns: inOrder(ffn, experts), router: new Float32Array(experts * hidden) }));
@@ -192,29 +197,32 @@ function splitViews(checkpoint: Checkpoint, program: DenseProgram, config: Confi
   return views;
 }
 
-function checkOptions({ experts, topK }: SplitOptions, { ffn }: DenseProgram): void {
+/** Returns top-k. */
+function checkOptions({ experts, topK }: SplitOptions, { ffn }: DenseProgram): number {
   if (experts < 2 || experts > ffn || ffn % experts !== 0)
     throw refused(`--experts is ${experts}; it must be 2 at least and divide the FFN's ${ffn} columns`);
   const most = Math.min(experts, topKMax);
-  if (topK < 1 || topK > most) throw refused(`--top-k is ${topK}; it must be from 1 to ${most}`);
+  const used = topK ?? experts;
+  if (used >= 1 && used <= most) return used;
+  throw refused(`--top-k is ${topK === undefined ? `missing, and all are ${experts}` : topK}; it must be from 1 to ${most}`);
 }
 
 export async function split(options: SplitOptions, log: Log): Promise<{ readonly out: string; readonly index: ExpertIndex }> {
-  const { from, codecs, overwrite, experts, topK } = options;
+  const { from, codecs, overwrite, experts } = options;
   const out = resolve(options.out);
   await checkTarget({ dir: out, overwrite, sources: [from] });
   const raw = (await readConfig(from, "ModelNotFound")) as Config;
   const architecture = architectureIn(from, raw);
-  if (architecture !== llamaArchitecture) throw noDense(from, architecture);
+  if (architecture !== llamaArchitecture) throw noDense(from, architecture, "split");
   const program = inFolder(from, () => llamaProgram(raw));
-  checkOptions(options, program);
+  const topK = checkOptions(options, program);
   const files = await companionFiles(from);
   const checkpoint = await openCheckpoint(from);
   try {
-    for (const { name, shape } of denseWeights(program)) checkShape(from, name, checkpoint.shape(name), shape);
-    refuseQuantization(checkpoint, raw);
+    await checkDense(checkpoint, raw, program);
     const config = mixtralConfig({ ...raw, intermediate_size: program.ffn / experts }, program, { experts, topK });
-    const views = splitViews(checkpoint, program, config, await cuts(checkpoint, program, options, log));
+    checkBlocks({ checkpoint, shapes: layerShapes(mixtral.program(config)) }, codecs);
+    const views = splitViews(checkpoint, program, config, await cuts(checkpoint, program, { ...options, topK }, log));
     const model = { out, codecs, overwrite, sources: [from], config, files, checkpoint: checkpointOf(from, views, async () => {}) };
     return { out, index: await storeModel(model, log) };
   } finally {

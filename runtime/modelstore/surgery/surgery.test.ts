@@ -7,10 +7,8 @@ import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { changedCheckpoint } from "../../../test/kit/models/changed-checkpoint.ts";
-import { loadModel } from "../../../test/kit/models/small-engine.ts";
+import { loadModel, weightsIn } from "../../../test/kit/models/small-engine.ts";
 import { createBackend } from "../../compute/index.ts";
-import type { Segment } from "../../kernels/segment.ts";
-import { programOf } from "../../models/index.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import { importModel } from "../import.ts";
@@ -39,10 +37,7 @@ async function storeOf(family: string, codecs: readonly CodecName[] = ["f32", "b
 /** Logits of every token, and the experts that each layer chose. */
 async function run(folder: string, ids: readonly number[], codec: CodecName = "f32") {
   const store = await openStore(folder);
-  const weights = async (segment: Segment) =>
-    Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, codec), codec, layer, e);
-  const model = await loadModel(backend, { program: programOf(store.config), weights, expert }, { context: 64 });
+  const model = await loadModel(backend, weightsIn(store, codec), { context: 64 });
   const logits = (await model.forward(ids, 0)).slice();
   const routes = model.routes.map((layer) => [...new Set(layer)].sort((a, b) => a - b));
   await model.dispose();

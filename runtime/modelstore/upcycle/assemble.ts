@@ -22,7 +22,7 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { readConfig } from "../../weights/store-reader.ts";
 import { writeStore } from "../../weights/store-writer.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import { checkShape, checkTiedHead, refuseQuantization } from "../check-tensors.ts";
+import { checkDense } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { architectureIn, inFolder } from "../model-config.ts";
 import { keyOf } from "./noise.ts";
@@ -150,12 +150,6 @@ function denseTensors({ branches, dense, program, form, seed }: Assembly): reado
   });
 }
 
-async function checkTensors(checkpoint: Checkpoint, program: DenseProgram): Promise<void> {
-  const weights = denseWeights(program);
-  for (const { name, shape } of weights) checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
-  await checkTiedHead(checkpoint, new Set(weights.map(({ name }) => name)));
-}
-
 export async function assemble(options: AssembleOptions, log: Log): Promise<{ readonly out: string; readonly index: ExpertIndex }> {
   const form = checkOptions(options);
   const out = resolve(options.out);
@@ -172,8 +166,7 @@ export async function assemble(options: AssembleOptions, log: Log): Promise<{ re
     for (const branch of branches) {
       const checkpoint = await openCheckpoint(branch.dir);
       opened.push(checkpoint);
-      refuseQuantization(checkpoint, branch.config);
-      await checkTensors(checkpoint, dense);
+      await checkDense(checkpoint, branch.config, dense);
     }
     log(`writing ${dense.layers} layers of ${branches.length} experts, codecs ${options.codecs.join(", ")}`);
     const index = await writeStore(

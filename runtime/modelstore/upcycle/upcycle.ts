@@ -21,10 +21,11 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { readConfig } from "../../weights/store-reader.ts";
 import { writeStore } from "../../weights/store-writer.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import { checkShape, checkTiedHead, refuseQuantization } from "../check-tensors.ts";
+import { checkDense } from "../check-tensors.ts";
 import { companionFiles, type Log } from "../companions.ts";
 import { importModel } from "../import.ts";
 import { architectureIn, inFolder, noDense } from "../model-config.ts";
+import { checkBlocks } from "../plan-store.ts";
 import { isRemote, localSource, sourceName } from "../sources.ts";
 import { calibrationSequences } from "./calibration-texts.ts";
 import { fitRouter } from "./fit-router.ts";
@@ -130,18 +131,16 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   await checkTarget(target);
   const raw = (await readConfig(options.from, "ModelNotFound")) as Readonly<Record<string, unknown>>;
   const architecture = architectureIn(options.from, raw);
-  if (architecture !== llamaArchitecture) {
-    throw noDense(options.from, architecture);
-  }
+  if (architecture !== llamaArchitecture) throw noDense(options.from, architecture, "upcycled");
   const program = inFolder(options.from, () => llamaProgram(raw));
   const files = await companionFiles(options.from);
   const checkpoint = await openCheckpoint(options.from);
   try {
-    for (const { name, shape } of denseWeights(program)) checkShape(options.from, name, checkpoint.shape(name), shape);
-    refuseQuantization(checkpoint, raw);
-    await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
-    const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
+    await checkDense(checkpoint, raw, program);
     const moe = { ...mixtralConfig(raw, program, options), upcycled: { noise: options.noise, seed: options.seed } };
+    const shapes = layerShapes(mixtral.program(moe));
+    checkBlocks({ checkpoint, shapes }, options.codecs);
+    const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
     const { layers } = program;
     log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(layers / 10)) * options.experts;
@@ -149,7 +148,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
       {
         config: moe,
         architecture: mixtralArchitecture,
-        layers: layerShapes(mixtral.program(moe)),
+        layers: shapes,
         hidden: program.hidden,
         codecs: options.codecs,
         dense: denseTensors(checkpoint, moe, routers),

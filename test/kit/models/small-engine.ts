@@ -5,12 +5,21 @@ import type { Backend, Compiled, KvCache, KvCall, LayerRange, RangeLayer } from 
 import { type KvGroup, rowsOfGroups } from "../../../runtime/kernels/kv-groups.ts";
 import type { ModelProgram, Segment, Tensor } from "../../../runtime/kernels/segment.ts";
 import type { Weights } from "../../../runtime/kernels/weights.ts";
+import { programOf } from "../../../runtime/models/index.ts";
+import type { ModelStore } from "../../../runtime/weights/store.ts";
 
 export interface ModelWeights {
   readonly program: ModelProgram;
   weights(segment: Segment): Weights | Promise<Weights>;
   expert(layer: number, expert: number, form?: CodecName): Weights | Promise<Weights>;
 }
+
+export const weightsIn = (store: ModelStore, codec: CodecName, program = programOf(store.config)): ModelWeights => ({
+  program,
+  weights: async ({ weights }) =>
+    Object.fromEntries(await Promise.all(weights.map(async ({ name }) => [name, await store.readDense(name)] as const))),
+  expert: async (layer, expert) => store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer, expert),
+});
 
 export interface LoadedModel {
   /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
@@ -134,4 +143,17 @@ export async function loadModel(
       await kv.dispose();
     },
   };
+}
+
+/** The likeliest tokens that follow a prompt. */
+export async function greedyTokens(backend: Backend, model: ModelWeights, prompt: readonly number[], count: number): Promise<number[]> {
+  const loaded = await loadModel(backend, model, { context: prompt.length + count });
+  const tokens: number[] = [];
+  let ids = prompt;
+  for (let past = 0; tokens.length < count; past += ids.length, ids = tokens.slice(-1)) {
+    const last = (await loaded.forward(ids, past)).subarray((ids.length - 1) * model.program.vocab);
+    tokens.push(last.reduce((best, value, i) => (value > last[best]! ? i : best), 0));
+  }
+  await loaded.dispose();
+  return tokens;
 }
