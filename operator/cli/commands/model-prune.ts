@@ -1,13 +1,17 @@
 // `enodia model prune`: parses the line, reads the record of load, and calls runtime/modelstore/surgery.
 import { readFile, stat } from "node:fs/promises";
 import { AppError } from "../../../crds/common.ts";
+import { selectionsOf } from "../../../runtime/experts/replay/topics.ts";
 import type { Dropped } from "../../../runtime/modelstore/surgery/prune.ts";
 import { decodeTrace } from "../../planner/offline/traces.ts";
 import { argument, declare, text, value } from "../command.ts";
+import { expertTraceOutput, readExpertTrace } from "../expert-trace-file.ts";
 import { log, overwrite, say } from "../model-options.ts";
 import { outputOptions, whole } from "../options.ts";
 
 const recordBytesMax = 512 * 2 ** 20;
+/** Enough to tell the kind of a record. */
+const headBytes = 4096;
 
 /** "3" in every layer, "0.3" in layer 0. */
 function droppedIn(list: string): readonly Dropped[] {
@@ -18,12 +22,14 @@ function droppedIn(list: string): readonly Dropped[] {
   });
 }
 
-/** Selections by layer and expert, over all windows. */
+/** Selections by layer and expert, over all windows or texts. */
 async function loadIn(path: string): Promise<number[][]> {
   const { size } = await stat(path);
   if (size > recordBytesMax)
     throw new AppError(`--load: ${path} has ${size} bytes, more than ${recordBytesMax}; record fewer windows`, { code: "BadOption" });
-  const { layers, experts, counts } = await decodeTrace(await readFile(path));
+  const bytes = await readFile(path);
+  if (expertTraceOutput(path, false).isOurs(bytes.subarray(0, headBytes))) return selectionsOf(await readExpertTrace(path));
+  const { layers, experts, counts } = await decodeTrace(bytes);
   const load = Array.from({ length: layers }, () => new Array<number>(experts).fill(0));
   for (const [i, count] of counts.entries()) {
     const layer = load[Math.floor(i / experts) % layers] as number[];
@@ -40,7 +46,7 @@ export const command = declare({
     ...outputOptions,
     overwrite,
     keep: value("--keep <number>", "experts that stay in every layer: those that the record has most often", whole(1, 4095)),
-    load: text("--load <file>", "the record: a trace, as enodia plan record writes it"),
+    load: text("--load <file>", "the record, as enodia plan record or enodia model trace writes it"),
     drop: value("--drop <list>", "experts that go: 3,7 from every layer, 0.3,1.7 from layers 0 and 1", droppedIn),
     topK: value(
       "--top-k <number>",

@@ -1,4 +1,4 @@
-// How much each topic of a trace uses each expert.
+// How much a trace, and each topic of it, uses each expert.
 import { expertsIn } from "../../placement/grid.ts";
 import { type ExpertTrace, tokensOf } from "./trace.ts";
 
@@ -9,6 +9,16 @@ export interface TopicUse {
   readonly use: readonly (readonly number[])[];
   /** 0 to 1: how much of a layer's choices goes elsewhere than those of all topics together, mean of layers (total variation). */
   readonly apart: number;
+}
+
+/** Of each layer: how often each of its experts was chosen. */
+export function selectionsOf({ ids, topK, grid }: ExpertTrace): number[][] {
+  const counts = Array.from({ length: grid.layers }, (_, layer) => new Array<number>(expertsIn(grid, layer)).fill(0));
+  for (const [at, id] of ids.entries()) {
+    const layer = counts[Math.floor(at / topK) % grid.layers] as number[];
+    if (id < layer.length) layer[id] = (layer[id] as number) + 1;
+  }
+  return counts;
 }
 
 export function topicUses({ texts, ids, topK, grid }: ExpertTrace): TopicUse[] {
