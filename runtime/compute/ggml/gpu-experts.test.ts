@@ -115,6 +115,9 @@ test("experts of unlike forms share a slab for each form, answer what they did a
     assert.deepEqual(together[number]!.y!.data, (await alone.run(x)).y!.data, `expert ${number}`);
     await alone.dispose();
   }
+  const many = slabs.expertSlab(segment, 32);
+  many.place(0, formed(0, "f32"));
+  assert.equal(many.place(1, formed(1, "bf16")).expertSlab.slab.slots, 1, "a rare form has no memory for others");
   for (const [number, expert] of placed.entries()) if (formOf(number) === "bf16") await expert.dispose();
   assert.ok(expertSlab.parted !== undefined);
   for (const number of placed.keys()) if (formOf(number) === "bf16") expertSlab.place(number, formed(number, "f32"));

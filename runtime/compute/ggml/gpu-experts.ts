@@ -17,7 +17,7 @@ import { weightBytes } from "./types.ts";
 const triedRows = [1, 32];
 const graphsMax = 16;
 const nodesPerOp = 5;
-/** A slab grows by this part of a layer's experts, and shrinks when two parts are empty. */
+/** A slab grows by this part of a layer's experts, one of further forms by this part of its own; it shrinks when two parts are empty. */
 const stepsOfLayer = 8;
 
 const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul", "clampedSwiglu"]);
@@ -66,7 +66,6 @@ class Expert implements Compiled {
 
 class GpuExpertSlab implements ExpertSlab {
   readonly copies = true;
-  readonly step: number;
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
   readonly #device: GgmlDevice;
@@ -87,7 +86,11 @@ class GpuExpertSlab implements ExpertSlab {
     this.#device = device;
     this.#experts = experts;
     this.#count = count;
-    this.step = Math.ceil(count / stepsOfLayer);
+  }
+
+  /** Slots. A layer of many forms has few of each. */
+  get step(): number {
+    return Math.ceil((this.#without === undefined ? this.#count : (this.#slab?.slots ?? 1)) / stepsOfLayer);
   }
 
   async put(expert: number, weights: Weights): Promise<Compiled> {
