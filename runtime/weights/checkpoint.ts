@@ -117,7 +117,7 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
         view: () => plainView(file, path, name, info),
       });
     }
-    const [words] = [...raw].find(([, { info }]) => info.dtype === "I32") ?? [];
+    const [words] = [...raw].find(([, { info }]) => info.dtype === "I32" || info.dtype === "I16") ?? [];
     const quantization = words === undefined ? undefined : await quantizationIn(dir, words);
     return checkpointOf(dir, unpacked(raw, quantization), close);
   } catch (caught) {

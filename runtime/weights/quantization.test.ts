@@ -47,8 +47,9 @@ test("words by hand: GPTQ's hold inputs and zeros less one, in its second format
   const older = { "config.json": {}, "quantize_config.json": { bits: 4, group_size: -1, desc_act: false, sym: true } };
   assert.deepEqual(await read(down(0x65432100 - 1), older), unlike);
   const across = parts([3, 1], [0x75316420, 0, 0xffffffff], 0x75316420);
+  const olderAwq = { "config.json": {}, "quant_config.json": { zero_point: true, q_group_size: -1, w_bit: 4, version: "GEMM" } };
   const rows = [...scales].flatMap((scale, o) => [0, (0 - o) * scale, (15 - o) * scale]);
-  assert.deepEqual(await read(across, saying({ ...awq, groupSize: -1 })), Float32Array.from(rows));
+  for (const said of [saying({ ...awq, groupSize: -1 }), olderAwq]) assert.deepEqual(await read(across, said), Float32Array.from(rows));
 });
 
 const layouts: Readonly<Record<string, Quantizing>> = {
@@ -118,10 +119,16 @@ for (const [sentence, [name, tensor, want]] of Object.entries(tensorsRefused))
   });
 
 const configsRefused: Readonly<Record<string, readonly [beside: Record<string, unknown>, want: RegExp]>> = {
-  "nothing at all": [{}, /^BadModelConfig.*"a\..*" has dtype I32, and neither quantization_config .* nor quantize_config\.json says/],
+  "nothing at all": [{}, /^BadModelConfig.*"a\..*" is of words, .* nor quantize_config\.json nor quant_config\.json says/],
   "three bits": [saying(gptq, { bits: 3 }), /config\.json: quantization_config: bits is 3, supported: 4, 8; quantize .* or import it/],
   "AWQ of 8 bits": [saying(awq, { bits: 8 }), /^UnsupportedModel.*bits is 8, supported: 4;/],
   "AWQ gemv": [saying(awq, { version: "GEMV" }), /^UnsupportedModel.*version is "gemv", supported: gemm/],
+  "older AWQ of no group size": [{ "quant_config.json": { w_bit: 4 } }, /^BadModelConfig.*quant_config\.json: group_size: /],
+  "an older file that is no object": [{ "quantize_config.json": null }, /^BadModelConfig.*quantize_config\.json: bits: /],
+  "other bits in some modules": [
+    saying(gptq, { dynamic: { "-:lm_head": {}, "+:.*up_proj": { bits: 8 } } }),
+    /^UnsupportedModel.*dynamic is "\+:\.\*up_proj", supported: patterns that begin with -:/,
+  ],
   "AWQ marlin": [saying(awq, { version: "marlin" }), /^UnsupportedModel.*version is "marlin"/],
   "GPTQ marlin": [saying(gptq, { checkpoint_format: "marlin" }), /checkpoint_format is "marlin", supported: gptq, gptq_v2/],
   "another method": [saying(gptq, { quant_method: "hqq" }), /^UnsupportedModel.*quant_method is "hqq", supported: gptq, awq/],
@@ -131,6 +138,13 @@ const configsRefused: Readonly<Record<string, readonly [beside: Record<string, u
 };
 for (const [sentence, [beside, want]] of Object.entries(configsRefused))
   test(`a configuration of ${sentence}: refused by field`, () => refused(read(unordered, beside), want));
+
+test("words of 16 bits are refused by the version that has them, or by tensor where none is said to", async () => {
+  const fast: RawTensors = { "a.qweight": ["I16", [2, 16], new Uint8Array(64)], "a.scales": zeros("F16", 2, 8) };
+  await refused(read(fast, saying(awq, { version: "gemv_fast" })), /^UnsupportedModel.*version is "gemv_fast", supported: gemm/);
+  await refused(read(fast, saying(awq)), /^UnsupportedDtype.*"a\.qweight" has dtype I16, .* needs it in I32/);
+  await refused(read({ "a.weight": fast["a.qweight"]! }, saying(awq)), /^UnsupportedDtype.*"a\.weight" has dtype I16/);
+});
 
 test("tensors of GPTQ's marlin are refused as that, and an order of zeros means none unless the configuration says that there is one", async () => {
   await refused(read({ "a.B": zeros("I32", 1, 8) }, saying(gptq, { is_marlin_format: true })), /checkpoint_format is "marlin"/);

@@ -1,4 +1,4 @@
-// How a GPTQ or AWQ checkpoint was quantized: by its config.json, or by the older quantize_config.json beside it.
+// How a GPTQ or AWQ checkpoint was quantized: by its config.json, or by the older file of its writer beside it.
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
@@ -16,10 +16,17 @@ export interface Quantization {
 }
 
 const groupSizeMax = 2 ** 20;
-const olderFile = "quantize_config.json";
+/** GPTQ's and AWQ's files beside a config.json that says nothing, with the names of today. */
+const olderFiles: Readonly<Record<string, (json: object) => object>> = {
+  "quantize_config.json": (json) => json,
+  "quant_config.json": (json) => {
+    const { w_bit: bits, q_group_size: group_size, ...rest } = json as Readonly<Record<string, unknown>>;
+    return { quant_method: "awq", bits, group_size, ...rest };
+  },
+};
 const name = z.string().toLowerCase().nullish();
 const schema = z.looseObject({
-  quant_method: z.string().toLowerCase().default("gptq"), // the older file says none
+  quant_method: z.string().toLowerCase().default("gptq"), // GPTQ's older file says none
   bits: z.number().int(),
   group_size: z
     .number()
@@ -32,6 +39,8 @@ const schema = z.looseObject({
   format: name,
   version: name,
   is_marlin_format: z.boolean().nullish(),
+  /** By patterns of modules; "-:" before one says that it is not quantized. */
+  dynamic: z.record(z.string(), z.unknown()).nullish(),
 });
 type Said = z.infer<typeof schema>;
 
@@ -77,6 +86,8 @@ function parsed(path: string, json: unknown): Quantization {
   const [field, value] = format(read.data);
   check("bits", bits, widths);
   check(field, value, formats);
+  const other = Object.keys(read.data.dynamic ?? {}).find((pattern) => !pattern.startsWith("-:"));
+  if (other !== undefined) check("dynamic", other, ["patterns that begin with -:"]);
   return { method, bits, groupSize, descAct: descAct ?? false, format: value };
 }
 
@@ -86,10 +97,12 @@ export async function quantizationIn(dir: string, words: string): Promise<Quanti
   const config = (await there("config.json")) ? await readConfig(dir, "BadModelConfig") : undefined;
   const { quantization_config: said } = (config ?? {}) as { readonly quantization_config?: unknown };
   if (said !== undefined && said !== null) return parsed(`${join(dir, "config.json")}: quantization_config`, said);
-  const older = join(dir, olderFile);
-  if (await there(olderFile)) return parsed(older, await readJson(older, "BadModelConfig"));
+  for (const [file, named] of Object.entries(olderFiles)) {
+    const older = join(dir, file);
+    if (await there(file)) return parsed(older, named(Object(await readJson(older, "BadModelConfig"))));
+  }
   throw new AppError(
-    `${dir}: tensor "${words}" has dtype I32, and neither quantization_config in config.json nor ${olderFile} says what it packs; download the one that is the model's`,
+    `${dir}: tensor "${words}" is of words, and neither quantization_config in config.json nor ${Object.keys(olderFiles).join(" nor ")} says what it packs; download the one that is the model's`,
     { code: "BadModelConfig" },
   );
 }

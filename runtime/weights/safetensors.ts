@@ -12,7 +12,7 @@ const tensorsMax = 1_000_000;
 const dimensionsMax = 8;
 
 /** Types that can be widened, and those of packed tensors (packed.ts). */
-const dtypeBytes = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, U8: 1, I32: 4 } as const;
+const dtypeBytes = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, U8: 1, I16: 2, I32: 4 } as const;
 type AnyDtype = keyof typeof dtypeBytes;
 export type SafetensorsDtype = "F32" | "F16" | "BF16";
 
