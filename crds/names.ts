@@ -45,7 +45,7 @@ export const predictorNames = [
   "random",
 ] as const;
 export type PredictorName = (typeof predictorNames)[number];
-export const evictionNames = ["lru", "lfu", "belady"] as const;
+export const evictionNames = ["lru", "lfu", "next-use", "belady"] as const;
 export type EvictionName = (typeof evictionNames)[number];
 
 /** `spec.runtime.kvType`. */

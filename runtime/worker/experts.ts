@@ -168,7 +168,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
 /** Where this rank's experts are, and what leaves first (../experts/DECISIONS.md 7). */
 function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace) {
   const { engine, info, remoteModel, log } = options;
-  const eviction = options.oversubscribed ? evictions.lfu.create({ grid: info }) : undefined;
+  const eviction = options.oversubscribed ? evictions["next-use"].create({ grid: info }) : undefined;
   const residents = new ResidentSet({
     budgetBytes: options.budgetBytes,
     bytesOf: ({ layer, expert }) => residentBytesOf(info, layer, expert),

@@ -7,8 +7,8 @@ import { evictions } from "./index.ts";
 const grid = { layers: 2, experts: 3 };
 const units = 6;
 
-function misses(name: keyof typeof evictions, uses: Int32Array, slots: number): number {
-  const eviction = evictions[name].create({ grid, uses });
+function misses(name: keyof typeof evictions, uses: Int32Array, slots: number, of = grid): number {
+  const eviction = evictions[name].create({ grid: of, uses });
   const resident = new Set<number>();
   let missed = 0;
   for (const unit of uses) {
@@ -30,14 +30,14 @@ function fewest(uses: readonly number[], slots: number, resident: readonly numbe
   return 1 + Math.min(...resident.map((out) => fewest(later, slots, [...resident.filter((each) => each !== out), unit])));
 }
 
-test("belady misses as few as the best of all choices, and neither lru nor lfu fewer, on 300 traces", () => {
+test("belady misses as few as the best of all choices, and no other fewer, on 300 traces", () => {
   const draw = uniform(3);
   for (let trace = 0; trace < 300; trace++) {
     const uses = Int32Array.from({ length: 12 }, () => Math.floor(draw() * units));
     const slots = 2 + (trace % 3);
     const best = misses("belady", uses, slots);
     assert.equal(best, fewest([...uses], slots));
-    for (const name of ["lru", "lfu"] as const) assert.ok(misses(name, uses, slots) >= best, name);
+    for (const name of ["lru", "lfu", "next-use"] as const) assert.ok(misses(name, uses, slots) >= best, name);
   }
 });
 
@@ -49,6 +49,20 @@ test("lru forgets the oldest use, lfu the rarest, and lfu old ones after a while
   for (let i = 0; i < 200_000; i++) lfu.use(1 + (i % 2));
   assert.ok(lfu.worth(0) < lfu.worth(1) / 1e9);
   assert.ok(Number.isFinite(lfu.worth(1)) && lfu.worth(1) > 0);
+});
+
+test("next-use keeps half of what all steps need in turn, as belady does and lru and lfu do not, and what is chosen often", () => {
+  const of = { layers: 16, experts: 1 };
+  const turns = Int32Array.from({ length: 50 * 16 }, (_, at) => at % 16);
+  const [best, next] = [misses("belady", turns, 8, of), misses("next-use", turns, 8, of)];
+  assert.ok(next < 1.1 * best && best < 0.6 * turns.length, `${next} misses, and ${best} at best`);
+  for (const name of ["lru", "lfu"] as const) assert.equal(misses(name, turns, 8, of), turns.length);
+  for (const layers of [1, 2]) {
+    const eviction = evictions["next-use"].create({ grid: { layers, experts: 3 } });
+    for (let step = 0; step < 40; step++)
+      for (let layer = 0; layer < layers; layer++) for (const expert of [0, 1 + Number(step % 8 === 0)]) eviction.use(3 * layer + expert);
+    assert.ok(eviction.worth(0) > eviction.worth(1) && eviction.worth(1) > eviction.worth(2));
+  }
 });
 
 test("belady without the future is refused", () => {

@@ -4,5 +4,6 @@ import { belady } from "./belady.ts";
 import type { EvictionKind } from "./eviction.ts";
 import { lfu } from "./lfu.ts";
 import { lru } from "./lru.ts";
+import { nextUse } from "./next-use.ts";
 
-export const evictions: Readonly<Record<EvictionName, EvictionKind>> = { lru, lfu, belady };
+export const evictions: Readonly<Record<EvictionName, EvictionKind>> = { lru, lfu, "next-use": nextUse, belady };

@@ -90,7 +90,7 @@ test("with all experts in memory nothing is read, and with less every miss is a 
 test("without prefetch no eviction hits more than belady, and who knows what comes waits no more than the disk needs", () => {
   for (const share of [0.35, 0.5, 0.75]) {
     const best = run({ share, eviction: evictions.belady });
-    for (const name of ["lru", "lfu"] as const) assert.ok(run({ share, eviction: evictions[name] }).hitRate <= best.hitRate);
+    for (const name of ["lru", "lfu", "next-use"] as const) assert.ok(run({ share, eviction: evictions[name] }).hitRate <= best.hitRate);
   }
   const fast = { bytesPerSecond: 4e9 };
   const known = run({ ...fast, foresight: "future" });
