@@ -5,11 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import type { Inputs, KvCall } from "../../compute/backend.ts";
+import { loadModel, weightsIn } from "../../../test/kit/models/small-engine.ts";
 import { createReferenceBackend } from "../../compute/reference.ts";
-import type { Segment, Tensor } from "../../kernels/segment.ts";
-import type { Weights } from "../../kernels/weights.ts";
-import { programOf } from "../../models/index.ts";
 import { llamaProgram } from "../../models/llama.ts";
 import { mixtralConfig } from "../../models/mixtral.ts";
 import type { ModelStore } from "../../weights/store.ts";
@@ -25,42 +22,9 @@ const base = { source: join(golden, "tiny-llama.gguf"), experts: 4, topK: 2, noi
 const shell = { overwrite: true, threads: 1, cache: join(dir, "cache"), secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } };
 const make = (name: string, change: object) => upcycleSource({ ...base, ...shell, out: join(dir, name), ...change }, quiet);
 
-async function weights(store: ModelStore, segment: Segment): Promise<Weights> {
-  return Object.fromEntries(await Promise.all(segment.weights.map(async ({ name }) => [name, await store.readDense(name)] as const)));
-}
-
-/** The whole model on the reference backend, the slow and obvious way. */
 async function logits(store: ModelStore, ids: readonly number[]): Promise<Float32Array> {
-  const backend = await createReferenceBackend({ threads: 1 });
-  const program = programOf(store.config);
-  const { layers, kvHeads, headDim, hidden } = program;
-  const cache = await backend.createKv({ layers: layers.length, slots: 1, kvHeads, context: ids.length, headDim, valueDim: headDim });
-  const kv: KvCall = { cache, groups: [{ firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) }] };
-  const run = async (segment: Segment, given: Weights, inputs: Inputs, call?: KvCall) =>
-    (await backend.compile(segment, given)).run(inputs, call);
-  let { x } = await run(program.embed, await weights(store, program.embed), { ids: { shape: [ids.length], data: Int32Array.from(ids) } });
-  for (const [layer, shape] of layers.entries()) {
-    assert.ok(shape.kind === "moe");
-    const { block, expert, topK } = shape;
-    const out = await run(block, await weights(store, block), { x: x as Tensor }, kv);
-    const next = Float32Array.from(out.h!.data);
-    for (let row = 0; row < ids.length; row++) {
-      const input = { shape: [1, hidden], data: (out.f!.data as Float32Array).subarray(row * hidden, (row + 1) * hidden) };
-      for (let k = 0; k < topK; k++) {
-        const unit = store.decodeUnit(
-          await store.readUnit(layer, out.ids!.data[row * topK + k]!, "f32"),
-          "f32",
-          layer,
-          out.ids!.data[row * topK + k]!,
-        );
-        const { y } = await run(expert, unit, { x: input });
-        for (let i = 0; i < hidden; i++) next[row * hidden + i]! += out.gates!.data[row * topK + k]! * y!.data[i]!;
-      }
-    }
-    x = { shape: [ids.length, hidden], data: next };
-  }
-  const out = await run(program.head, await weights(store, program.head), { x: x as Tensor });
-  return out.logits!.data as Float32Array;
+  const model = await loadModel(await createReferenceBackend({ threads: 1 }), weightsIn(store, "f32"), { context: ids.length });
+  return model.forward(ids, 0);
 }
 
 const distance = (a: Float32Array, b: Float32Array) =>
