@@ -168,6 +168,10 @@ const experts = z
       description:
         "Allow: ranks may serve more experts than their memory holds; the most used ones stay in memory, and others are loaded from the node's disk when a token chooses them. Texts stay the same, and tokens wait for those loads. Never: experts that do not fit are refused.",
     }),
+    minGatePercent: z.int32().min(0).max(100).default(0).meta({
+      description:
+        "A token leaves out experts whose gate is below this percent of its largest one, except tokens to which others attend much. Texts differ from those of 0, which leaves out none; they do not depend on ranks or on other requests.",
+    }),
     minExpertReplicas: z.int32().min(1).max(specBounds.expertReplicas).default(1).meta({
       description:
         "Expert replicas that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live expert replica.",

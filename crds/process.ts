@@ -145,6 +145,10 @@ export const workerProcess = {
       return oversubscription === defaultOversubscription ? undefined : oversubscription;
     },
   ),
+  minGatePercent: rendered("ENODIA_MIN_GATE_PERCENT", whole(0, 100).default(0), ({ deployment }) => {
+    const { minGatePercent } = deployment.spec.experts;
+    return minGatePercent === 0 ? undefined : String(minGatePercent);
+  }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
   /** Unset outside of pods. */
   wholeCpus: rendered("ENODIA_WHOLE_CPUS", optional(whole(0, 65_536)), ({ deployment }) =>

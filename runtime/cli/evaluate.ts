@@ -22,6 +22,8 @@ export interface EvalOptions {
   /** Tokens of a window of the text. */
   readonly window: number;
   readonly threads: number;
+  /** As `experts.minGatePercent` of a deployment. */
+  readonly minGatePercent?: number | undefined;
   /** Windows and questions at most. */
   readonly limit?: number | undefined;
 }
@@ -205,11 +207,14 @@ interface Asked {
 }
 
 async function evaluateCodec(codec: CodecName, options: EvalOptions, asked: Asked, log: Log): Promise<EvalReport> {
-  const { dir, backend, threads, window, limit = Number.POSITIVE_INFINITY } = options;
+  const { dir, backend, threads, window, minGatePercent = 0, limit = Number.POSITIVE_INFINITY } = options;
   const { store, text, questions } = asked;
   const alone = { run: () => Promise.reject(new AppError("all experts are loaded", { code: "NotHosted" })) };
   const maxContext = Math.max(window + 1, questions === undefined ? 0 : questionTokensMax);
-  const engine = await createEngine({ storeDir: dir, backend, codec, kvPoolBytes: 0, maxContext, threads, onDemand: alone });
+  const engine = await createEngine({
+    ...{ storeDir: dir, backend, codec, threads, minGatePercent },
+    ...{ kvPoolBytes: 0, maxContext, onDemand: alone },
+  });
   const tokenizer = await openTextModel(dir).catch(async (caught) => {
     await engine.close();
     throw caught;

@@ -53,6 +53,8 @@ export interface EngineOptions {
   readonly memory?: RankMemory;
   /** The element type of the KV cache. Unset: the backend's fastest. */
   readonly kvType?: KvType;
+  /** Experts whose gate is below this percent of their token's largest are left out, which changes texts. Unset: none. */
+  readonly minGatePercent?: number;
   /** Prompt and output together. */
   readonly maxContext: number;
   /** Unset: the processors reserved for this process (thread/client.ts), else one. */

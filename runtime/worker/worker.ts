@@ -129,6 +129,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     deviceExpertBytes: options.deviceExpertBytes,
     onDemand,
     oversubscribed: options.oversubscription === "Allow",
+    minGatePercent: options.minGatePercent,
     kvPoolBytes: options.kvPoolBytes,
     memory: rankMemory(options.expertBudgetBytes),
     maxContext: options.maxContext,

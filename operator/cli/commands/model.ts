@@ -138,6 +138,7 @@ export const evaluating = declare({
     backend: choice("--backend <name>", "the device", backendChoices, "Auto"),
     window: value("--window <tokens>", "tokens of the text at once", whole(16, 131_072), 512),
     limit: value("--limit <number>", "windows and questions at most", whole(1, 1_000_000)),
+    minGatePercent: value("--min-gate-percent <number>", "as experts.minGatePercent of a deployment", whole(0, 100), 0),
     threads: value("--threads <number>", "threads of cpu; more than 1 only where no other process computes", whole(1, 512), 1),
   },
   notes: "example   enodia model eval smol-moe --text wiki.test.raw --limit 50",

@@ -38,7 +38,7 @@ const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio:
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
   runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi", deviceExpertMemory: "12Mi" },
-  experts: { oversubscription: "Allow", memoryPerRank: "1Gi" },
+  experts: { oversubscription: "Allow", memoryPerRank: "1Gi", minGatePercent: 30 },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
   gateway: {
@@ -102,6 +102,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     natsCreds: "/etc/enodia/telemetry",
     modelDir: "/models/a/b",
     oversubscription: "Allow",
+    minGatePercent: 30,
     weightServerDns: undefined,
   });
   assert.deepEqual(parseGatewayConfig(front), {
@@ -138,6 +139,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
     oversubscription: "Never",
+    minGatePercent: 0,
     weightServerDns: undefined,
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));

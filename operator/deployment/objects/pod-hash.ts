@@ -39,13 +39,14 @@ const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): ob
   ephemeral: cache?.ephemeral === undefined ? undefined : true,
 });
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
-  const { memoryPerRank, oversubscription } = experts;
+  const { memoryPerRank, oversubscription, minGatePercent } = experts;
   const { kvPool = "Auto" } = runtime;
   return {
     model: modelFields(model),
     runtime: { ...runtime, kvPool },
     memoryPerRank,
     oversubscription,
+    minGatePercent,
     window: rebalancing.trigger.window,
     nats: telemetry.nats,
     scheduling,

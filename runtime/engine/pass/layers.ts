@@ -11,6 +11,7 @@ import { HeldLayers } from "./held-layers.ts";
 import { passRange } from "./layer-ranges.ts";
 import { type ChosenPairs, localKey, type PhaseGroup, routePairs, sendPairs } from "./routed-pairs.ts";
 import { floats, type Part, type Passed, type StepTools, stepMs } from "./step-tools.ts";
+import { dropWeakGates } from "./weak-gates.ts";
 
 interface LayerRows extends ChosenPairs {
   readonly f: Float32Array; // [n, hidden]
@@ -117,9 +118,11 @@ async function beginLayer(
   const ids = out.ids?.data as Int32Array;
   const { topK, experts } = shape;
   const sentAt = stepMs(tools);
-  const gates = floats(out, "gates");
+  const [h, gates] = [floats(out, "h"), floats(out, "gates")];
+  const { minGatePercent: percent = 0, program } = tools;
+  if (percent > 0) dropWeakGates({ ids, gates, h }, { topK, experts, hidden: program.hidden, percent });
   const rows = await beginExperts(tools, { layer, first, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
-  return { h: floats(out, "h"), gates, sentAt, ...rows };
+  return { h, gates, sentAt, ...rows };
 }
 
 interface Piece {

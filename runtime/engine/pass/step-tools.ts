@@ -30,6 +30,8 @@ export interface StepTools {
   readonly passed?: () => void;
   /** Apart, since a step that decodes runs while one of prompts still needs its rows. */
   readonly allocators: Readonly<Record<Phase, BufferAllocator[]>>;
+  /** Experts below this percent of their row's largest gate are left out; such layers run one at a time. Unset: none. */
+  readonly minGatePercent?: number;
   /** Unset: layers run one at a time. */
   readonly ranges?: LayersAtOnce;
   /** Unset: steps are never divided. */

@@ -49,7 +49,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const onDemand = new OnDemandCalls(send, () => measured.counter.takeUses());
   const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
   const report = (counts: PeerCounts): void => send({ type: "connections", counts });
-  const { oversubscribed } = options;
+  const { oversubscribed, minGatePercent = 0 } = options;
   const areMine = (layer: number, experts: readonly number[]): boolean =>
     experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
   const loads = oversubscribed ? areMine : undefined;
@@ -79,7 +79,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const tools = {
     ...{ ...measured, program, embed, blocks, experts, scheduler, passed },
     ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
-    ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound), ranges: rangesOf(model, experts) },
+    ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound) },
+    ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
   };
   const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
   const run = async (step: Step): Promise<void> => {

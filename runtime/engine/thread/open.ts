@@ -193,7 +193,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    numerics: numericsOf(backend, store, options.codec, { type: kvSpec.type, byProducts: kv.byProducts }),
+    numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts }),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce(
       (sum, each) => sum + each.residentBytes,
@@ -219,7 +219,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
 type KvOfClass = Required<Pick<KvSpec, "type">> & Pick<KvCache, "byProducts">;
 
 /** One line, since it is compared as a whole. */
-function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvOfClass): string {
+function numericsOf(backend: Backend, store: ModelStore, { codec, minGatePercent = 0 }: ThreadOptions, kv: KvOfClass): string {
   const { denseBits } = codecFor(codec);
   const { experts, dense: stored } = formsOf(store, codec);
   const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part
@@ -228,7 +228,8 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
   const order = orderOfSums[kv.byProducts && kv.type === "f16" ? "widened" : "usual"];
-  return `${backend.numericClass}: order ${order}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv.type}`;
+  const gates = minGatePercent > 0 ? `gates from ${minGatePercent}%, ` : "";
+  return `${backend.numericClass}: ${gates}order ${order}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv.type}`;
 }
 
 /** Weights of one segment after another; those of the next are read and hashed while the caller places these. */
