@@ -9,7 +9,7 @@ import { type CodecName, codecNames } from "../../crds/names.ts";
 import type { WeightData, WeightForms, Weights } from "../kernels/weights.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { gatedFfnUnit, type UnitShape } from "./codecs/codec.ts";
-import { type StoredForm, storedForms } from "./stored.ts";
+import { type ExpertForm, expertForms, type StoredForm, storedForms } from "./stored.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;
@@ -27,7 +27,7 @@ const layerShapeSchema = z.object({
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-const matrixForms = z.array(z.enum(storedForms)).max(matricesMax);
+const matrixForms = z.array(z.enum(expertForms)).max(matricesMax);
 
 export const expertIndexSchema = z.object({
   version: z.literal(storeVersion),
@@ -65,7 +65,7 @@ export type ExpertIndex = z.infer<typeof expertIndexSchema>;
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
 export type LayerForms = NonNullable<CodecEntry["forms"]>[number];
 
-const isPerExpert = (forms: LayerForms): forms is StoredForm[][] => Array.isArray(forms[0]);
+const isPerExpert = (forms: LayerForms): forms is ExpertForm[][] => Array.isArray(forms[0]);
 
 /** Undefined where all experts of the layer are alike. */
 export const listedExperts = (forms: LayerForms = []): number | undefined => (isPerExpert(forms) ? forms.length : undefined);
@@ -75,13 +75,13 @@ export function formsOfUnit(
   { forms }: { readonly forms?: readonly LayerForms[] | undefined },
   layer: number,
   expert: number,
-): readonly StoredForm[] | undefined {
+): readonly ExpertForm[] | undefined {
   const own = forms?.[layer];
   return own !== undefined && isPerExpert(own) ? (own[expert] ?? []) : own;
 }
 
 /** The short form if possible. */
-export function layerForms(experts: readonly (readonly StoredForm[])[]): LayerForms {
+export function layerForms(experts: readonly (readonly ExpertForm[])[]): LayerForms {
   const [first = []] = experts;
   return experts.every((forms) => forms.join() === first.join()) ? [...first] : experts.map((forms) => [...forms]);
 }
@@ -126,7 +126,7 @@ export function sizesOf(shapes: readonly LayerShape[], hidden: number): Sizes {
 }
 
 /** The codec's own forms apply without `forms`. */
-export function unitShapeOf(forms: readonly StoredForm[] | undefined, matrices: UnitShape): UnitShape {
+export function unitShapeOf(forms: readonly ExpertForm[] | undefined, matrices: UnitShape): UnitShape {
   if (forms === undefined) return matrices;
   return matrices.map(({ name, shape }, i) => {
     const form = forms[i];

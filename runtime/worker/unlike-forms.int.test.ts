@@ -2,7 +2,7 @@
 // same tokens, alone and side by side, while units of unlike sizes go from rank to rank.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Ranks, type tinyStore, unlikeFormsStore } from "../../test/kit/ranks/ranks.ts";
+import { mixedBitsStore, Ranks, type tinyStore, unlikeFormsStore } from "../../test/kit/ranks/ranks.ts";
 import { residentCells, storedCells } from "./expert-bytes.ts";
 
 const long = Array.from({ length: 90 }, (_, i) => (7 * i + 3) % 320);
@@ -56,6 +56,7 @@ async function moved(store: Store, minGatePercent: number): Promise<number[][]> 
 
 const tested: Readonly<Record<string, readonly [made: typeof tinyStore, minGatePercents: readonly number[]]>> = {
   "experts of unlike forms, and without the weak ones,": [unlikeFormsStore, [0, 70]],
+  "experts of a mean of 2.5 bits, some in the ternary code,": [mixedBitsStore, [0]],
 };
 
 for (const [what, [made, minGatePercents]] of Object.entries(tested))

@@ -164,15 +164,16 @@ export const quantizing = declare({
   arguments: [argument("<folder>", "the model store")],
   options: {
     ...written,
+    out: text("--out <folder>", "where to write; it has no default"),
     bits: value("--bits <number>", "of a value, scales included: the mean over each layer's experts", number),
     types: value(
       "--types <list>",
-      `ggml types to choose from (default: ${usualTypes.join(",")}); where a matrix has rows of no whole blocks, one of shorter blocks stands in: q4_0, q5_0 or q8_0`,
+      `ggml types to choose from, and qmoe: ternary in 0.81 bits (default: ${usualTypes.join(",")}); where a matrix has rows of no whole blocks, one of shorter blocks stands in: q4_0, q5_0 or q8_0`,
       namesOf(roundedTypes),
     ),
     text: text("--text <file>", "what experts are judged on, 16 MiB at most (default: texts of several topics that come with it)"),
     tokens: value("--tokens <number>", "tokens of it at most", whole(1, 1_000_000), 8192),
-    threads: value("--threads <number>", "more than 1 only where no other process computes", whole(1, 512), 1),
+    threads: value("--threads <number>", "fewer where other processes compute (default: one for each processor)", whole(1, 512)),
   },
   notes: "example   enodia model quantize smol-moe --bits 4 --out smol-moe-4 && enodia model eval smol-moe-4 --text wiki.test.raw",
   async action({ out, bits, output, json, ...options }, dir) {

@@ -15,6 +15,11 @@ const parts: readonly Digits[] = [
   { from: 48, count: 4, each: 4 },
 ];
 
+/** By value of a block of tq1_0: its byte, and its digit's worth in the number of base three that the byte stands for. */
+export const ternaryPlaces = parts.flatMap(({ from, count, each }) =>
+  Array.from({ length: count * each }, (_, i) => ({ byte: from + (i % count), worth: 3 ** (4 - Math.floor(i / count)) })),
+);
+
 /** Five values per byte, and four in the last ones. */
 export const tq1_0: BlockFormat = {
   type: 34,

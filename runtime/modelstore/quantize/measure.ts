@@ -7,7 +7,7 @@ import type { Segment } from "../../kernels/segment.ts";
 import { asF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { valuesOf } from "../../kernels/widths.ts";
 import { isBias } from "../../weights/codecs/codec.ts";
-import type { StoredForm } from "../../weights/stored.ts";
+import { codedFormat, type ExpertForm, storedWeight } from "../../weights/stored.ts";
 import { type ExpertUse, outputOf } from "./calibrate.ts";
 import type { StoredTypes } from "./types.ts";
 
@@ -65,17 +65,25 @@ function meanSquares(rows: Float32Array, columns: number): Float32Array {
 }
 
 async function importanceOf(backend: Backend, { segment, weights, layer }: ExpertUse, { x }: Sample): Promise<Importance> {
-  const inputs = new Map<string, Float32Array>([[segment.inputs[0]?.name ?? "", x]]);
+  const [first] = segment.inputs;
+  const rowsOf = async (input: string): Promise<Float32Array> =>
+    input === first?.name || x.length === 0 ? x : outputOf(backend, { segment: upTo(segment, input), weights, layer }, x);
+  const byInput = new Map<string, Float32Array>();
   const importance: Record<string, Float32Array> = {};
   for (const op of segment.ops) {
     if (op.op !== "matMul") continue;
-    if (!inputs.has(op.x) && x.length > 0) {
-      const part = upTo(segment, op.x);
-      inputs.set(op.x, await outputOf(backend, { segment: part, weights, layer }, x));
-    }
-    importance[op.weight] = meanSquares(inputs.get(op.x) ?? new Float32Array(0), (weights[op.weight] as WeightData).shape.at(-1) ?? 1);
+    const columns = (weights[op.weight] as WeightData).shape.at(-1) ?? 1;
+    const own = byInput.get(op.x) ?? meanSquares(await rowsOf(op.x), columns);
+    byInput.set(op.x, own);
+    importance[op.weight] = own;
   }
   return importance;
+}
+
+interface Exact {
+  readonly weight: WeightData;
+  /** In f32, made once. */
+  data(): Float32Array;
 }
 
 /** Rounds an expert's matrices, each to a type once however many ways share it; a few at a time. */
@@ -90,24 +98,36 @@ export class ExpertRounding {
 
   async in(ways: readonly Pick<StoredTypes, "types">[], weights: Weights, importance: Importance): Promise<Weights[]> {
     const names = Object.keys(weights);
+    const floats = new Map<string, Float32Array>();
+    const floatsOf = (name: string): Float32Array => {
+      const known = floats.get(name) ?? asF32(weights[name] as WeightData);
+      floats.set(name, known);
+      return known;
+    };
     const rounded = new Map<string, WeightData>();
     const jobs = new Map<string, () => Promise<unknown>>();
     for (const { types } of ways)
       for (const [i, name] of names.entries()) {
-        const [type, key] = [types[i] as StoredForm, `${types[i]} ${name}`];
-        jobs.set(key, async () => rounded.set(key, await this.#one(type, weights[name] as WeightData, importance[name])));
+        const [type, key] = [types[i] as ExpertForm, `${types[i]} ${name}`];
+        const [weight, data] = [weights[name] as WeightData, () => floatsOf(name)];
+        jobs.set(key, async () => rounded.set(key, await this.#one(type, { weight, data }, importance[name])));
       }
-    const all = [...jobs.values()];
-    for (let at = 0; at < all.length; at += this.#threads) await Promise.all(all.slice(at, at + this.#threads).map((job) => job()));
+    const all = jobs.values();
+    const oneByOne = async (): Promise<void> => {
+      for (const job of all) await job();
+    };
+    await Promise.all(Array.from({ length: this.#threads }, oneByOne));
     return ways.map(({ types }) => Object.fromEntries(names.map((name, i) => [name, rounded.get(`${types[i]} ${name}`) as WeightData])));
   }
 
-  async #one(type: StoredForm, weight: WeightData, importance: Float32Array | undefined): Promise<WeightData> {
+  async #one(type: ExpertForm, { weight, data }: Exact, importance: Float32Array | undefined): Promise<WeightData> {
     if (type === weight.form) return weight;
     const { shape } = weight;
-    if (type === "f32" || isBias(shape)) return { form: "f32", shape, data: asF32(weight) };
-    const data = await this.#rounder.round(type as GgmlForm, { shape, data: asF32(weight) }, importance);
-    return { form: type as GgmlForm, shape, data };
+    if (type === "f32" || isBias(shape)) return { form: "f32", shape, data: data() };
+    const coded = codedFormat(type);
+    if (coded) return storedWeight(type, shape, coded.encode(data(), importance));
+    const blocks = await this.#rounder.round(type as GgmlForm, { shape, data: data() }, importance);
+    return { form: type as GgmlForm, shape, data: blocks };
   }
 }
 

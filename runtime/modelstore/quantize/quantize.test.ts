@@ -79,6 +79,7 @@ test("an expert's error is the norm of what its gated outputs are off, and a sam
     const y = await outputOf(backend, { segment, weights, layer: 1 }, x);
     const use: ExpertUse = { layer: 1, expert: 2, segment, weights, rows, x, gates, y };
     const measured = await measure(use, ways, { backend, rounding });
+    assert.equal(measured.importance.w1, measured.importance.w3, "one array for matrices of one input");
     for (const [way, coarse] of (await rounding.in(ways, weights, measured.importance)).entries()) {
       const got = await outputOf(backend, { segment, weights: coarse, layer: 1 }, x);
       const off = Math.sqrt(got.reduce((sum, value, at) => sum + (gates[Math.floor(at / 64)]! * (value - y[at]!)) ** 2, 0));
@@ -112,8 +113,8 @@ test("columns whose inputs matter are rounded better than without their importan
 test("a type whose blocks are longer than rows allow is stood in for by one of shorter blocks and no fewer bits", () => {
   const of = (type: Parameters<typeof storedTypeFor>[0], columns: number) => storedTypeFor(type, { name: "w", shape: [8, columns] });
   assert.deepEqual(
-    [of("q2_K", 512), of("q2_K", 576), of("q4_K", 576), of("q5_K", 576), of("q6_K", 576), of("q8_0", 576)],
-    ["q2_K", "q4_0", "q4_0", "q5_0", "q8_0", "q8_0"],
+    [of("q2_K", 512), of("q2_K", 576), of("q4_K", 576), of("q5_K", 576), of("q6_K", 576), of("q8_0", 576), of("qmoe", 576)],
+    ["q2_K", "q4_0", "q4_0", "q5_0", "q8_0", "q8_0", "q4_0"],
   );
   assert.equal(storedTypeFor("q2_K", { name: "b", shape: [8] }), "f32");
   assert.throws(() => of("q2_K", 40), { code: "UnsupportedShape", message: /matrix w has rows of 40 values/ });
@@ -124,6 +125,7 @@ test("the store has the types of the report within the bits of each layer, and t
   const [report, again] = reports as [(typeof reports)[number], (typeof reports)[number]];
   assert.equal(report.modelDigest, again.modelDigest);
   assert.equal(report.from, "f32");
+  assert.equal(report.tokens, asked.tokens);
   const found = await openStore(report.out);
   for (const layer of [0, 1]) {
     const own = report.experts.filter((each) => each.layer === layer);

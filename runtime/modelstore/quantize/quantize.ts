@@ -1,11 +1,11 @@
 // `enodia model quantize`: measures what each expert of a store loses in each type, chooses types within a mean of bits, and writes a store.
 import { readFile, stat } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { createBackend } from "../../compute/index.ts";
 import { createRounder } from "../../compute/rounder.ts";
-import type { GgmlForm } from "../../kernels/ggml/index.ts";
 import { asF32, type Weights } from "../../kernels/weights.ts";
 import { programOf } from "../../models/index.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
@@ -15,7 +15,7 @@ import { checkLayerShapes } from "../../weights/layer-shapes.ts";
 import { checkTarget } from "../../weights/model-folder.ts";
 import { codecsOf, type ExpertIndex, layerForms, type ModelStore } from "../../weights/store.ts";
 import { openStore } from "../../weights/store-reader.ts";
-import type { StoredForm } from "../../weights/stored.ts";
+import type { ExpertForm } from "../../weights/stored.ts";
 import type { Log } from "../companions.ts";
 import { inFolder } from "../model-config.ts";
 import { calibrationSequences, sequenceTokensMax } from "../upcycle/calibration-texts.ts";
@@ -23,19 +23,20 @@ import { allocate } from "./allocate.ts";
 import { calibrate } from "./calibrate.ts";
 import { ExpertRounding, type Measured, measure } from "./measure.ts";
 import { rewriteStore } from "./rewrite-store.ts";
-import { type StoredTypes, usualTypes, valuesIn, waysToStore } from "./types.ts";
+import { type RoundedType, type StoredTypes, usualTypes, valuesIn, waysToStore } from "./types.ts";
 
 export interface QuantizeOptions {
   readonly dir: string;
   readonly out: string;
   /** The mean over a layer's experts, scales included. */
   readonly bits: number;
-  readonly types?: readonly GgmlForm[] | undefined;
+  readonly types?: readonly RoundedType[] | undefined;
   /** A file on which experts are judged; unset = texts of several topics. */
   readonly text?: string | undefined;
   /** The most tokens of it. */
   readonly tokens: number;
-  readonly threads: number;
+  /** Unset: one for each processor. */
+  readonly threads?: number | undefined;
   readonly overwrite: boolean;
 }
 
@@ -43,7 +44,7 @@ interface QuantizedExpert {
   readonly layer: number;
   readonly expert: number;
   /** Of each matrix, in the order of the store. */
-  readonly types: readonly StoredForm[];
+  readonly types: readonly ExpertForm[];
   readonly bytes: number;
   readonly bits: number;
   /** Parts of the layer's rows and gates. */
@@ -98,11 +99,18 @@ async function sequencesOf({ dir, text, tokens }: QuantizeOptions): Promise<read
   return cut(sequences, tokens);
 }
 
-/** Every so-manieth sequence, so that all parts of a text count. */
+/** So many tokens, if there are: every so-manieth sequence, so that all parts of a text count, then others; the last one in part. */
 function cut(sequences: readonly (readonly number[])[], tokens: number): readonly (readonly number[])[] {
   const all = sequences.reduce((sum, { length }) => sum + length, 0);
   const step = Math.max(1, Math.ceil(all / tokens));
-  return sequences.filter((_, i) => i % step === 0);
+  const inTurn = Array.from({ length: step }, (_, first) => sequences.filter((_, i) => i % step === first)).flat();
+  let left = tokens;
+  const taken = inTurn.map((sequence) => {
+    const own = sequence.slice(0, left);
+    left -= own.length;
+    return own;
+  });
+  return taken.filter(({ length }) => length > 0);
 }
 
 interface LayerPlan {
@@ -156,10 +164,11 @@ interface Judging {
   readonly from: CodecName;
   readonly plans: readonly LayerPlan[];
   readonly rounding: ExpertRounding;
+  readonly threads: number;
 }
 
-async function judgeAll({ store, from, plans, rounding }: Judging, options: QuantizeOptions, log: Log) {
-  const { dir, threads } = options;
+async function judgeAll({ store, from, plans, rounding, threads }: Judging, options: QuantizeOptions, log: Log) {
+  const { dir } = options;
   const program = inFolder(dir, () => programOf(store.config));
   checkLayerShapes(store, program);
   const sequences = await sequencesOf(options);
@@ -198,7 +207,7 @@ function reportOf(judged: readonly (readonly Judged[])[], plans: readonly LayerP
   );
 }
 
-export async function quantize(options: QuantizeOptions, log: Log): Promise<QuantizeReport> {
+export async function quantize({ threads = availableParallelism(), ...options }: QuantizeOptions, log: Log): Promise<QuantizeReport> {
   const out = resolve(options.out);
   const target = { dir: out, overwrite: options.overwrite, sources: [options.dir] };
   await checkTarget(target);
@@ -206,8 +215,8 @@ export async function quantize(options: QuantizeOptions, log: Log): Promise<Quan
   try {
     const plans = planLayers(store, options);
     const from = mostExact(store.index);
-    const rounding = new ExpertRounding(createRounder(), options.threads);
-    const { tokens, judged } = await judgeAll({ store, from, plans, rounding }, options, log);
+    const rounding = new ExpertRounding(createRounder(), threads);
+    const { tokens, judged } = await judgeAll({ store, from, plans, rounding, threads }, options, log);
     const judgedAs = (layer: number, expert: number): Judged => judged[layer]?.[expert] as Judged;
     const wayOf = (layer: number, expert: number): StoredTypes => plans[layer]?.ways[judgedAs(layer, expert).chosen] as StoredTypes;
     const say = spaced(log);

@@ -1,29 +1,30 @@
-// The ggml types that experts are rounded to, and what a matrix takes whose rows have no whole blocks of one.
+// The types that experts are rounded to, and what a matrix takes whose rows have no whole blocks of one.
 import { AppError } from "../../../crds/common.ts";
-import { type GgmlForm, ggmlFormats } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import { isBias, type UnitShape, valuesOf } from "../../weights/codecs/codec.ts";
-import { type StoredForm, storedBytes } from "../../weights/stored.ts";
+import { blockOf, type ExpertForm, expertForms, storedBytes } from "../../weights/stored.ts";
 
-export const roundedTypes = Object.keys(ggmlFormats) as readonly GgmlForm[];
+export type RoundedType = Exclude<ExpertForm, "f32">;
 
-/** About 1, 2, 3, 4 and 6 bits; for all of them but the first rounding and products are fast. */
-export const usualTypes: readonly GgmlForm[] = ["iq1_m", "q2_K", "q3_K", "q4_K", "q6_K"];
+export const roundedTypes = expertForms.filter((form): form is RoundedType => form !== "f32");
+
+/** About 1.6, 2.6, 3.4, 4.5 and 6.6 bits. iq1_m would lose less than iq1_s, and its rounding takes 28 times as long. */
+export const usualTypes: readonly RoundedType[] = ["iq1_s", "q2_K", "q3_K", "q4_K", "q6_K"];
 
 /** Types of shorter blocks and at least as many bits, as llama.cpp takes them. */
-const shorter: readonly { readonly bits: number; readonly type: GgmlForm }[] = [
+const shorter: readonly { readonly bits: number; readonly type: RoundedType }[] = [
   { bits: 4.5, type: "q4_0" },
   { bits: 5.5, type: "q5_0" },
   { bits: 8.5, type: "q8_0" },
 ];
 
-const bitsOf = (type: GgmlForm): number => (8 * ggmlFormats[type].bytes) / ggmlFormats[type].values;
+const bitsOf = (type: RoundedType): number => (8 * blockOf(type).bytes) / blockOf(type).values;
 
 /** Biases stay f32. Throws AppError `UnsupportedShape` where no type fits. */
-export function storedTypeFor(type: GgmlForm, { name, shape }: WeightDecl): StoredForm {
+export function storedTypeFor(type: RoundedType, { name, shape }: WeightDecl): ExpertForm {
   if (isBias(shape)) return "f32";
   const columns = shape.at(-1) ?? 1;
-  const fits = (each: GgmlForm): boolean => columns % ggmlFormats[each].values === 0;
+  const fits = (each: RoundedType): boolean => columns % blockOf(each).values === 0;
   if (fits(type)) return type;
   const found = shorter.find((each) => (each.bits >= bitsOf(type) - 1 / 8 || each.type === "q8_0") && fits(each.type));
   if (found !== undefined) return found.type;
@@ -37,16 +38,16 @@ export function storedTypeFor(type: GgmlForm, { name, shape }: WeightDecl): Stor
 
 /** One way to store an expert. */
 export interface StoredTypes {
-  readonly types: readonly StoredForm[];
+  readonly types: readonly ExpertForm[];
   readonly bytes: number;
 }
 
 /** Distinct ones, in the order of their bytes. */
-export function waysToStore(types: readonly GgmlForm[], matrices: UnitShape): StoredTypes[] {
+export function waysToStore(types: readonly RoundedType[], matrices: UnitShape): StoredTypes[] {
   const ways = new Map<string, StoredTypes>();
   for (const type of types) {
     const each = matrices.map((matrix) => storedTypeFor(type, matrix));
-    const bytes = matrices.reduce((sum, { shape }, i) => sum + storedBytes(each[i] as StoredForm, valuesOf(shape)), 0);
+    const bytes = matrices.reduce((sum, { shape }, i) => sum + storedBytes(each[i] as ExpertForm, valuesOf(shape)), 0);
     ways.set(each.join(), { types: each, bytes });
   }
   return [...ways.values()].sort((a, b) => a.bytes - b.bytes);

@@ -3,11 +3,11 @@ import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import { asF32, type GgmlWeight, type WeightForm, type WeightForms, type Weights } from "../../kernels/weights.ts";
-import type { StoredForm } from "../stored.ts";
+import type { ExpertForm } from "../stored.ts";
 
 export interface UnitPart extends WeightDecl {
   /** Set for codecs with `asGiven`. */
-  readonly form?: StoredForm;
+  readonly form?: ExpertForm;
 }
 
 /** An expert's matrices [rows, columns] and biases [columns], in order. */

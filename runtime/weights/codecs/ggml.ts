@@ -1,10 +1,10 @@
 // Shared code of ggml-type codecs: blocks of each matrix, then f32 biases, in sections padded to 64 bytes.
 import { AppError } from "../../../crds/common.ts";
-import { type GgmlForm, ggmlBytes, ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
+import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf } from "../floats.ts";
-import { type StoredForm, storedBytes, storedWeight } from "../stored.ts";
+import { codedFormat, type ExpertForm, type StoredForm, storedBytes, storedWeight } from "../stored.ts";
 import { firstUnusable } from "../weight-check.ts";
 import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitPart, type UnitShape, valuesOf } from "./codec.ts";
 
@@ -40,13 +40,15 @@ function writeBlocks(form: CodecForm, { magnitudeMax, quantize }: Rounding, matr
 }
 
 interface BlockCodec extends Omit<UnitCodec, "forms" | "unitBytes" | "encode" | "decode"> {
-  formOf(part: UnitPart): StoredForm;
+  formOf(part: UnitPart): ExpertForm;
   convert(part: UnitPart, data: Float32Array): Uint8Array;
 }
 
+const computed = (form: ExpertForm): StoredForm => codedFormat(form)?.computed ?? (form as StoredForm);
+
 /** Each matrix has its own form. */
 export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec {
-  const form = (part: UnitPart): StoredForm => (isBias(part.shape) ? "f32" : formOf(part));
+  const form = (part: UnitPart): ExpertForm => (isBias(part.shape) ? "f32" : formOf(part));
   const sectionBytes = (part: UnitPart): number => storedBytes(form(part), valuesOf(part.shape));
   const unitBytes = (shape: UnitShape): number => shape.reduce((sum, part) => sum + paddedSection(sectionBytes(part)), 0);
   const sectionOf = (matrices: ExpertMatrices, part: UnitPart): Uint8Array => {
@@ -54,11 +56,11 @@ export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec
     const asStored = given !== undefined && !(given instanceof Float32Array) && given.form === form(part);
     if (asStored && given.data.length === sectionBytes(part)) return given.data;
     const data = matrixOf(matrices, part);
-    return isGgmlForm(form(part)) ? convert(part, data) : bytesOf(data);
+    return form(part) === "f32" ? bytesOf(data) : convert(part, data);
   };
   return {
     ...codec,
-    forms: (shape) => Object.fromEntries(shape.map((part) => [part.name, form(part)])),
+    forms: (shape) => Object.fromEntries(shape.map((part) => [part.name, computed(form(part))])),
     unitBytes,
     encode(matrices, shape) {
       const unit = new Uint8Array(unitBytes(shape));

@@ -4,6 +4,7 @@ import type { CodecName } from "../../../crds/names.ts";
 import { e2m1Levels, nonLinearLevels } from "../../kernels/ggml/levels.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { bf16Bits, bytesOf, f16Bits, viewF32 } from "../floats.ts";
+import { codedFormat } from "../stored.ts";
 import { coarseLoss, type ExpertMatrices, formsAlike, matrixOf, type UnitCodec, type UnitPart, type UnitShape, valuesOf } from "./codec.ts";
 import { blockCodec, farthest, ggmlCodec, halfMax, type Rounding, writeBits } from "./ggml.ts";
 import { searchedRounding } from "./searched.ts";
@@ -126,7 +127,9 @@ const source = blockCodec({
     if (form === undefined) throw refused(`matrix ${name} comes in no form`);
     return form;
   },
-  convert({ name, form }) {
+  convert({ name, form }, data) {
+    const coded = form && codedFormat(form);
+    if (coded) return coded.encode(data);
     throw refused(`matrix ${name} is not ${form} in every expert of its layer`);
   },
 });

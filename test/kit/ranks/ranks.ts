@@ -7,7 +7,9 @@ import { join } from "node:path";
 import { gatewayRank, operatorRank } from "../../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../../crds/plan.ts";
 import { asF32 } from "../../../runtime/kernels/weights.ts";
+import { importModel } from "../../../runtime/modelstore/import.ts";
 import { importMoe } from "../../../runtime/modelstore/import-moe.ts";
+import { quantize } from "../../../runtime/modelstore/quantize/quantize.ts";
 import { rewriteStore } from "../../../runtime/modelstore/quantize/rewrite-store.ts";
 import {
   Control,
@@ -25,6 +27,8 @@ import { codecFor } from "../../../runtime/weights/codecs/index.ts";
 import { type ExpertIndex, layerForms } from "../../../runtime/weights/store.ts";
 import { openStore } from "../../../runtime/weights/store-reader.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../../runtime/worker/worker.ts";
+import { published, writePublished } from "../models/published-gguf.ts";
+import type { Published } from "../models/published-parts.ts";
 import { createTestCa, type TestCa } from "../network/certs.ts";
 import { within } from "../wait.ts";
 import { workerSettings } from "./worker-settings.ts";
@@ -63,6 +67,20 @@ export async function unlikeFormsStore(): ReturnType<typeof tinyStore> {
   const index = await rewriteStore(store, { forms: forms.map(layerForms), expert }, { dir, overwrite: false, sources: [from] });
   await store.close();
   return { dir, index, remove };
+}
+
+/** Wide enough for blocks of 256 values, quantized to a mean of bits that not all experts can have but in the ternary code. */
+export async function mixedBitsStore(): ReturnType<typeof tinyStore> {
+  const root = mkdtempSync(join(tmpdir(), "enodia-mixed-"));
+  await writePublished((published["Mixtral, Q4_K_M"] as () => Published)(), root);
+  const [source, from, dir] = ["model.gguf", "exact", "mixed"].map((name) => join(root, name)) as [string, string, string];
+  await importModel({ source, out: from, codecs: undefined, overwrite: false, cache: join(root, "cache"), secrets: {} }, () => {});
+  const asked = { dir: from, out: dir, bits: 2.5, types: ["qmoe", "q2_K", "q4_K"] as const, tokens: 512, threads: 1, overwrite: false };
+  const { experts } = await quantize(asked, () => {});
+  if (!experts.some(({ types }) => types.includes("qmoe"))) throw new Error("no expert is in the ternary code");
+  const { index, close } = await openStore(dir);
+  await close();
+  return { dir, index, remove: () => rmSync(root, { recursive: true, force: true }) };
 }
 
 interface Sampled {
