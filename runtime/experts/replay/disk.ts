@@ -8,7 +8,7 @@ interface Transfer {
 export interface DiskOptions {
   /** Milliseconds of a unit. */
   readonly msOf: (unit: number) => number;
-  /** Makes room for a unit; false where nothing may leave for it. */
+  /** Makes room for a unit; false where nothing may leave for it, or it is there. */
   readonly admit: (unit: number, ahead: boolean) => boolean;
   readonly arrived: (unit: number, ahead: boolean) => void;
 }
@@ -55,7 +55,7 @@ export class Disk {
         this.#end(!isIt);
         if (isIt) continue;
       }
-      this.#options.admit(unit, false);
+      if (!this.#options.admit(unit, false)) continue; // its transfer ended meanwhile
       this.#now += this.#options.msOf(unit);
       this.#options.arrived(unit, false);
     }

@@ -129,6 +129,10 @@ test("a disk serves who waits before what was asked ahead, but lets a transfer e
   disk.pass(1); // 3 begins
   assert.equal(disk.demand([8]), 3 + 4);
   assert.deepEqual(arrived, ["1 ahead", "2", "9", "3 ahead", "8"]);
+  disk.ahead([5]);
+  disk.pass(1);
+  assert.equal(disk.demand([4, 5]), 3 + 4, "5 comes while 4 waits, and is not fetched again");
+  assert.deepEqual(arrived.slice(5), ["5 ahead", "4"]);
 });
 
 test("the use of experts is counted by topic: even shares are 1, and topics with experts of their own are apart", () => {
