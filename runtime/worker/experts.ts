@@ -11,7 +11,7 @@ import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-
 import { shardSource } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
-import { type Device, inOrder, orNext } from "../experts/memory/tier.ts";
+import { type Device, inOrder, orElse } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import { OnDemand } from "../experts/on-demand.ts";
@@ -199,9 +199,9 @@ function below({ peers, store, remoteModel, oversubscribed, info, metrics, log }
     return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
   };
   // A peer of an oversubscribed rank reads from its disk as well.
-  const first = oversubscribed ? [orNext(storeTier(reads, reporting))] : [];
+  const mounted = oversubscribed ? [orElse(disk, others)] : [others, disk];
   return {
-    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : [...first, others, storeTier(reads, reporting)]),
+    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : mounted),
     storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
   };
 }
@@ -223,6 +223,7 @@ function admitRead(identity: PeerIdentity, peers: Peers): void {
   const known = member ? `pod ${member.podName}` : "not known here yet";
   throw forbidden(`pod ${identity.podName} is not a member: rank ${identity.rank} is ${known}`);
 }
+  const disk = storeTier(reads, reporting);
 
 function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {
   const { engine, peers, tls, metrics, log } = options;

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { type FetchOutcome, storeTier } from "./shard-client.ts";
 import { SharedTime } from "./shared-time.ts";
-import { inOrder, type Tier, type TierRequest } from "./tier.ts";
+import { inOrder, orElse, type Tier, type TierRequest } from "./tier.ts";
 
 const request = (signal = new AbortController().signal): TierRequest => ({
   layer: 1,
@@ -44,6 +44,15 @@ test("what no tier has is an error that names the expert; an error of a tier end
   });
   await assert.rejects(inOrder([tier("c", broken), tier("d", nothing)]).read(request()), { code: "CorruptShard" });
   assert.deepEqual(names, ["a 1/2", "b 1/2", "c 1/2"]);
+});
+
+test("a tier that fails is asked once, and its failure is told where the other has nothing", async () => {
+  const { names, tier } = asked();
+  const broken = async () => Promise.reject(new AppError("rotten", { code: "CorruptShard" }));
+  const has = async () => ({ unit, source: 3, seconds: 0 });
+  assert.equal((await inOrder([orElse(tier("disk", broken), tier("peers", has))]).read(request())).source, 3);
+  await assert.rejects(inOrder([orElse(tier("disk", broken), tier("peers", nothing))]).read(request()), { code: "CorruptShard" });
+  assert.deepEqual(names, ["disk 1/2", "peers 1/2", "disk 1/2", "peers 1/2"]);
 });
 
 test("an abort while one tier is asked keeps the next from being asked", async () => {

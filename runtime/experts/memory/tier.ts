@@ -29,13 +29,15 @@ export interface Device {
   unload(expert: ResidentExpert): Promise<void>;
 }
 
-/** A failure is told where the tier is asked last. */
-export function orNext(tier: Tier): Tier {
+/** A failure of the first is told where the other has nothing. */
+export function orElse(first: Tier, other: Tier): Tier {
   return {
     read: (request) =>
-      tier.read(request).catch(() => {
+      first.read(request).catch(async (caught) => {
         request.signal.throwIfAborted();
-        return undefined;
+        const read = await other.read(request);
+        if (read === undefined) throw caught;
+        return read;
       }),
   };
 }
