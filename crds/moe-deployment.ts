@@ -25,6 +25,7 @@ import {
 } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
+import { prefetch } from "./prefetch.ts";
 import { duration, quantity } from "./quantity.ts";
 import { rolloutStrategy } from "./rollout.ts";
 import { scheduling } from "./scheduling.ts";
@@ -172,6 +173,7 @@ const experts = z
       description:
         "A token leaves out experts whose gate is below this percent of its largest one, except tokens to which others attend much. Texts differ from those of 0, which leaves out none; they do not depend on ranks or on other requests.",
     }),
+    prefetch,
     minExpertReplicas: z.int32().min(1).max(specBounds.expertReplicas).default(1).meta({
       description:
         "Expert replicas that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live expert replica.",

@@ -147,6 +147,9 @@ export type SuspectReason = (typeof suspectReasons)[number];
 export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
+/** Labels `result` of experts that were loaded ahead. */
+export const prefetchResults = ["useful", "late", "wasted"] as const;
+
 export const frameResults = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 export type FrameResult = (typeof frameResults)[number];
 

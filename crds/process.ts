@@ -18,6 +18,7 @@ import {
   unknownFieldsModes,
 } from "./names.ts";
 import { natsOf, type OwnNats } from "./nats-access.ts";
+import { defaultPrefetch, prefetchModes } from "./prefetch.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
@@ -148,6 +149,10 @@ export const workerProcess = {
   minGatePercent: rendered("ENODIA_MIN_GATE_PERCENT", whole(0, 100).default(0), ({ deployment }) => {
     const { minGatePercent } = deployment.spec.experts;
     return minGatePercent === 0 ? undefined : String(minGatePercent);
+  }),
+  prefetch: rendered("ENODIA_EXPERT_PREFETCH", z.enum(prefetchModes).default(defaultPrefetch), ({ deployment }) => {
+    const { prefetch } = deployment.spec.experts;
+    return prefetch === defaultPrefetch ? undefined : prefetch;
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
   /** Unset outside of pods. */

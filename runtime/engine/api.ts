@@ -1,6 +1,6 @@
 // The interface between a worker and its engine: requests, tokens, experts and the frames of other ranks.
 
-import type { BackendChoice, CodecName, FrameResult, FrameStallPart, KvType } from "../../crds/names.ts";
+import type { BackendChoice, CodecName, FrameResult, FrameStallPart, KvType, PredictorName } from "../../crds/names.ts";
 import type { RankMemory } from "../../crds/rank-memory.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -34,12 +34,24 @@ interface RowSums {
  */
 export interface OnDemandExperts {
   run(frame: OnDemandFrame): Promise<Float32Array>;
+  /** Replaces what was expected before. */
+  expect?(expected: ExpectedExperts): void;
+}
+/** Experts of this rank that later layers are expected to choose, as cells of the grid, the nearest layer's likeliest first. */
+export interface ExpectedExperts {
+  readonly cells: Int32Array;
+  /** That rows of the step choose it, at most 1. */
+  readonly chances: Float32Array;
+  /** About how many experts this rank computes in a step. */
+  readonly perStep: number;
+  /** See OnDemandFrame. */
+  readonly used?: Int32Array | undefined;
 }
 export interface OnDemandFrame extends RemoteFrame {
   readonly origin: RowOrigin;
   /** Milliseconds after which nobody waits for the rows; unset = as long as a load may take. */
   readonly leftMs?: number;
-  /** What experts computed since the last such frame, as cells of the grid, oldest first; unset unless `oversubscribed`. */
+  /** What experts computed since this was told last, as cells of the grid, oldest first; unset unless `oversubscribed`. */
   readonly used?: Int32Array;
 }
 
@@ -70,6 +82,8 @@ export interface EngineOptions {
   readonly onDemand: OnDemandExperts;
   /** Experts that the plan has here may be on the disk: rows that choose one wait until it is loaded. Unset: no. */
   readonly oversubscribed?: boolean | undefined;
+  /** By which experts are named to `onDemand.expect`. Unset: none are. */
+  readonly prefetch?: PredictorName | undefined;
   readonly limits?: Partial<EngineLimits>;
 }
 
@@ -165,6 +179,8 @@ export interface EngineStats {
   readonly accepted: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;
+  /** Runs of experts since the start; unset for engines that compute nothing. */
+  readonly expertRuns?: number;
   readonly rowsFor: Readonly<Record<RowOrigin, number>>;
 }
 

@@ -1,10 +1,11 @@
 // Computes frames of experts that this rank's engine lacks: it loads them first, for other ranks and for this one.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, OnDemandExperts, OnDemandFrame } from "../engine/engine.ts";
+import type { Engine, ExpectedExperts, OnDemandExperts, OnDemandFrame } from "../engine/engine.ts";
 import { partOf } from "../placement/frames/frames.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { GiveWay, Materializer } from "./memory/materializer.ts";
+import type { PrefetchLoads } from "./prefetch-loads.ts";
 
 /** Milliseconds that a load may take. */
 const loadMsMax = 30_000;
@@ -20,8 +21,8 @@ interface OnDemandOptions {
   readonly onDemandLoad: (result: "ok" | "error") => void;
   /** Loads of one frame at once; unset: one after another, so that one staging slot is enough. */
   readonly atOnce?: number | undefined;
-  /** What experts computed since the last frame that lacked one, as cells of the grid. */
-  readonly onUsed?: (cells: Int32Array) => void;
+  /** Set where ranks serve more than they hold. */
+  readonly prefetch?: PrefetchLoads | undefined;
 }
 
 /** Loads that rows have waited for since the start; overlapping ones take their time once. */
@@ -54,11 +55,17 @@ export class OnDemand implements OnDemandExperts {
     return rows;
   }
 
+  expect(expected: ExpectedExperts): void {
+    const { prefetch } = this.#options;
+    if (expected.used !== undefined) prefetch?.used(expected.used);
+    prefetch?.expect(expected);
+  }
+
   /** Rows of experts that are here are computed at once, those of others as these come. */
   async run({ layer, phase, origin, rows, pairRows, pairExperts, used, leftMs = loadMsMax }: OnDemandFrame): Promise<Float32Array> {
-    const { hidden, materializer, atOnce = 1, onUsed } = this.#options;
+    const { hidden, materializer, atOnce = 1, prefetch } = this.#options;
     const { residents } = materializer;
-    if (used !== undefined) onUsed?.(used);
+    if (used !== undefined) prefetch?.used(used);
     const of = { layer, phase, origin };
     const work = { rows, pairRows, pairExperts };
     const ms = Math.min(loadMsMax, Math.max(1, Math.ceil(leftMs)));
@@ -95,14 +102,15 @@ export class OnDemand implements OnDemandExperts {
 
   async #runOne(of: FrameOf, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
     const { layer } = of;
-    const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
+    const { materializer, prefetch, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
+    const joinedBytes = prefetch?.joined({ layer, expert }) ?? 0;
     const arrived = wasHere ? () => {} : this.#waitForLoad();
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, (bytes) => {
-        arrived(bytes);
+        arrived(Math.max(bytes, joinedBytes));
         // A planned expert stays until the plan releases it, since senders may route by it.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
         return this.#compute(of, work);
@@ -125,10 +133,12 @@ export class OnDemand implements OnDemandExperts {
     }
   }
 
-  /** Returns what ends the wait, with the bytes of a load that was this one's own; later calls do nothing. */
+  /** Returns what ends the wait, with the bytes of a load that was this one's own, or nobody else's; later calls do nothing. */
   #waitForLoad(): (bytes?: number) => void {
+    const { prefetch } = this.#options;
     this.#waited();
     this.#waits += 1;
+    prefetch?.demands(this.#waits);
     let waits = true;
     return (bytes = 0) => {
       if (!waits) return;
@@ -137,6 +147,7 @@ export class OnDemand implements OnDemandExperts {
       this.#waits -= 1;
       this.#misses.loads += bytes > 0 ? 1 : 0;
       this.#misses.bytes += bytes;
+      prefetch?.demands(this.#waits);
     };
   }
 

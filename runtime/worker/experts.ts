@@ -1,8 +1,8 @@
 // Wires this rank's side of experts: memory, transfers, plan, frames.
 import { availableParallelism } from "node:os";
 import { AppError } from "../../crds/common.ts";
-import { frameResults } from "../../crds/names.ts";
-import type { Engine, EngineInfo, OnDemandExperts, OnDemandFrame, PeerCounts } from "../engine/engine.ts";
+import { frameResults, type PredictorName } from "../../crds/names.ts";
+import type { Engine, EngineInfo, ExpectedExperts, OnDemandExperts, OnDemandFrame, PeerCounts } from "../engine/engine.ts";
 import { evictions } from "../experts/cache/index.ts";
 import { Heartbeats } from "../experts/heartbeats.ts";
 import { loadsAtOnce, Materializer } from "../experts/memory/materializer.ts";
@@ -17,6 +17,7 @@ import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../expert
 import { OnDemand } from "../experts/on-demand.ts";
 import { PeerDirectory } from "../experts/peer-directory.ts";
 import type { Peers } from "../experts/peers.ts";
+import { PrefetchLoads } from "../experts/prefetch-loads.ts";
 import type { Caller } from "../net/grpc.ts";
 import type { HeartbeatHandler } from "../net/heartbeat.ts";
 import { isCertified, type PeerIdentity, type TlsSource } from "../net/tls.ts";
@@ -40,6 +41,9 @@ export class OnDemandSocket implements OnDemandExperts {
     if (this.#target === undefined) return Promise.reject(new AppError("the worker is starting", { code: "NotReady", retry: "backoff" }));
     return this.#target.run(frame);
   }
+  expect(expected: ExpectedExperts): void {
+    this.#target?.expect?.(expected);
+  }
 }
 
 export interface ExpertsOptions {
@@ -52,6 +56,8 @@ export interface ExpertsOptions {
   readonly budgetBytes: number;
   /** Planned experts for which memory has no room stay on the disk. */
   readonly oversubscribed?: boolean;
+  /** The engine's, for metrics. */
+  readonly predictor?: PredictorName | undefined;
   readonly tls: TlsSource;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly metrics: Metrics<"worker">;
@@ -69,7 +75,7 @@ export interface ExpertsOptions {
 export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
 
 export function createWorkerExperts(options: ExpertsOptions) {
-  const { engine, info, store, peers, metrics, log } = options;
+  const { engine, info, store, peers, metrics, log, oversubscribed = false } = options;
   const onChange = () => {
     options.onChange();
     connections.refresh();
@@ -82,10 +88,9 @@ export function createWorkerExperts(options: ExpertsOptions) {
     experts: info.experts,
     layerExperts: info.layerExperts,
   });
-  const { oversubscribed = false } = options;
   const reads = new StoreReads(store, info.codec);
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
-  const { atOnce, materializer, onDisk, onUsed } = memoryOf(options, reads, pace);
+  const { atOnce, materializer, onDisk, prefetch } = memoryOf(options, reads, pace, state);
   const { residents } = materializer;
   const plan = new PlanKeeper({ state, engine, materializer, oversubscribed, peers, layers: info.layers, metrics, log, onChange });
   const onDemand = new OnDemand({
@@ -94,7 +99,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     hidden: info.hidden,
     sourcesOf: (layer, expert) => state.sources(layer, expert),
     atOnce: oversubscribed ? atOnce : undefined,
-    onUsed,
+    prefetch,
     giveWay: (layer, expert) => (oversubscribed ? undefined : plan.giveWay.to(layer, expert)),
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => {
@@ -155,6 +160,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     onDemand,
+    ...{ prefetch, predictor: options.predictor },
     served,
     heartbeats,
     connections,
@@ -166,23 +172,42 @@ export function createWorkerExperts(options: ExpertsOptions) {
 }
 
 /** Where this rank's experts are, and what leaves first (../experts/DECISIONS.md 7). */
-function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace) {
+function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace, state: PlanState) {
   const { engine, info, remoteModel, log } = options;
-  const eviction = options.oversubscribed ? evictions["next-use"].create({ grid: info }) : undefined;
-  const residents = new ResidentSet({
+  const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
+  const wanted = (layer: number, expert: number): boolean => state.wanted(layer).has(expert);
+  const prefetch = options.oversubscribed
+    ? new PrefetchLoads({
+        materializer: { ensure: (request) => materializer.ensure(request), storedBytes: (expert) => materializer.storedBytes(expert) },
+        isResident: (expert) => residents.isResident(expert),
+        experts: info.experts,
+        uses: evictions.lfu.create({ grid: info }),
+        sourcesOf: (layer, expert) => state.sources(layer, expert),
+        wanted,
+        // A planned expert stays until the plan releases it, since senders may route by it.
+        loaded: ({ layer, expert }) => wanted(layer, expert) && residents.admit({ layer, expert }, "planned"),
+        atOnce,
+      })
+    : undefined;
+  const residents: ResidentSet = new ResidentSet({
     budgetBytes: options.budgetBytes,
     bytesOf: ({ layer, expert }) => residentBytesOf(info, layer, expert),
     now: () => performance.now(),
-    worth: eviction && (({ layer, expert }) => eviction.worth(layer * info.experts + expert)),
+    worth: prefetch && ((expert) => prefetch.worth(expert)),
+    onGone: (expert) => prefetch?.gone(expert),
   });
   const onDisk = ({ layer, expert }: ResidentExpert) => remoteModel?.kept.isKnown(layer, expert) !== false;
-  const atOnce = loadsAtOnce(availableParallelism(), info.expertResidentBytes);
   const device = deviceOf(engine);
-  const materializer = new Materializer({ device, residents, ...below(options, reads), onDisk, pace, log, loadsAtOnce: atOnce });
-  const onUsed = (cells: Int32Array) => {
-    for (const cell of cells) eviction?.use(cell);
-  };
-  return { atOnce, materializer, onDisk, onUsed };
+  const materializer: Materializer = new Materializer({
+    device,
+    residents,
+    ...below(options, reads),
+    onDisk,
+    pace,
+    log,
+    loadsAtOnce: atOnce,
+  });
+  return { atOnce, materializer, onDisk, prefetch };
 }
 
 function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker" }> {
@@ -198,6 +223,7 @@ function below({ peers, store, remoteModel, oversubscribed, info, metrics, log }
     const last = new WeightServerTier({ weightServer, store, codec: info.codec, ...reporting });
     return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
   };
+  const disk = storeTier(reads, reporting);
   // A peer of an oversubscribed rank reads from its disk as well.
   const mounted = oversubscribed ? [orElse(disk, others)] : [others, disk];
   return {
@@ -223,7 +249,6 @@ function admitRead(identity: PeerIdentity, peers: Peers): void {
   const known = member ? `pod ${member.podName}` : "not known here yet";
   throw forbidden(`pod ${identity.podName} is not a member: rank ${identity.rank} is ${known}`);
 }
-  const disk = storeTier(reads, reporting);
 
 function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {
   const { engine, peers, tls, metrics, log } = options;

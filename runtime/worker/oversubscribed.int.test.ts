@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { within } from "../../test/kit/wait.ts";
+import type { WorkerOptions } from "./worker.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let want: number[];
@@ -26,10 +27,10 @@ before(async () => {
 after(() => store.remove());
 
 /** Ranks with memory for `share` of their experts. */
-async function launched(count: number, share: number): Promise<Ranks> {
+async function launched(count: number, share: number, prefetch: WorkerOptions["prefetch"] = "Off"): Promise<Ranks> {
   const each = (store.index.layers * store.index.experts) / count;
   const expertBudgetBytes = unit * Math.ceil(share * each);
-  const ranks = new Ranks(store, () => ({ expertBudgetBytes, oversubscription: "Allow" }));
+  const ranks = new Ranks(store, () => ({ expertBudgetBytes, oversubscription: "Allow", prefetch }));
   for (let rank = 0; rank < count; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
   return ranks;
@@ -67,6 +68,23 @@ for (const count of [1, 3]) {
     });
   }
 }
+
+for (const count of [1, 3])
+  for (const prefetch of ["NextGate", "Residual", "Transitions", "Ring"] as const)
+    test(`${count} ranks that load ahead by ${prefetch} give the same text, all at once too`, async () => {
+      const ranks = await launched(count, 0.5, prefetch);
+      try {
+        for (let rank = 0; rank < count; rank++) assert.deepEqual(await within(60_000, ranks.text([rank], prompt, tokens), "a text"), want);
+        const many = Array.from({ length: 6 }, (_, i) => ranks.text([i % count], prompt, tokens));
+        for (const text of await within(60_000, Promise.all(many), "six texts at once")) assert.deepEqual(text, want);
+        const all = [...ranks.byRank.keys()].map((rank) => memoryOf(ranks, rank));
+        for (const { residents } of all) assert.ok(residents.bytes <= residents.budgetBytes);
+        const loaded = all.reduce((sum, { prefetch: loads }) => sum + (loads?.counts.bytes ?? 0), 0);
+        assert.ok(loaded > 0, "nothing was loaded ahead");
+      } finally {
+        await ranks.close();
+      }
+    });
 
 test("a move and a lost rank while memory is short cost no request and no token", async () => {
   const ranks = await launched(3, 0.5);

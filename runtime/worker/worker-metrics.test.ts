@@ -40,6 +40,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       stepSeconds: { prefill: [], decode: [0.02], mixed: [] },
       waitedSeconds: { prefill: 0, decode: 0.75, mixed: 0 },
       rowsFor: { local: 8, remote: 6 },
+      expertRuns: 12,
     },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
@@ -55,6 +56,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       plan: { giveWay: { count: 0 } },
       oversubscribed: true,
       onDemand: { misses: { loads: 3, bytes: 30, seconds: 0.5 } },
+      ...{ predictor: "next-gate", prefetch: { counts: { useful: 4, late: 2, wasted: 1, bytes: 70 } } },
     },
     ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, leaving: { draining: false, ending: false }, health: {} },
   } as unknown as VitalsOptions;
@@ -79,6 +81,13 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
   assert.equal(value(/enodia_expert_miss_stall_seconds_total/), 0.5);
   await metrics.text();
   assert.equal(value(/enodia_expert_misses_total/), 3, "counted once");
+  assert.equal(value(/enodia_expert_hits_total/), 9);
+  assert.deepEqual(
+    ["useful", "late", "wasted"].map((result) =>
+      value(new RegExp(`enodia_expert_prefetches_total\\{predictor="next-gate",result="${result}"`)),
+    ),
+    [4, 2, 1],
+  );
   assert.equal(value(/enodia_expert_rows_total\{origin="local"/), 8);
   assert.equal(value(/enodia_expert_rows_total\{origin="remote"/), 6);
   await metrics.close();

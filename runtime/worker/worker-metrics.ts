@@ -1,8 +1,10 @@
 // A worker's numbers for its status and for Prometheus.
+import { type PredictorName, prefetchResults } from "../../crds/names.ts";
 import { stepKinds } from "../../crds/telemetry.ts";
 import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
 import type { Misses } from "../experts/on-demand.ts";
 import type { Peers } from "../experts/peers.ts";
+import type { Prefetched } from "../experts/prefetch-loads.ts";
 import type { Health } from "../observe/health.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import type { WorkerVitals } from "./control.ts";
@@ -28,7 +30,8 @@ export interface VitalsOptions {
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;
-  let missed: Misses = { loads: 0, bytes: 0, seconds: 0 };
+  let missed: Misses & { readonly hits: number } = { loads: 0, bytes: 0, seconds: 0, hits: 0 };
+  let ahead: Prefetched = { useful: 0, late: 0, wasted: 0, bytes: 0 };
   const poll = setInterval(() => {
     engine.stats().then(
       (stats) => {
@@ -61,7 +64,12 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
-    if (experts.oversubscribed) missed = countMisses(metrics, experts.onDemand.misses, missed);
+    if (experts.oversubscribed) {
+      const { misses } = experts.onDemand;
+      missed = countMisses(metrics, { ...misses, hits: Math.max(missed.hits, (last?.expertRuns ?? 0) - misses.loads) }, missed);
+    }
+    const { predictor, prefetch } = experts;
+    if (predictor && prefetch) ahead = countPrefetched(metrics, predictor, prefetch.counts, ahead);
     metrics.set("enodia_dispatch_in_flight", experts.connections.inFlight);
     metrics.set("enodia_dispatch_streams", experts.heartbeats.open);
     metrics.set("enodia_plan_epoch", experts.state.epoch);
@@ -82,11 +90,18 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   });
 }
 
-function countMisses(metrics: Metrics<"worker">, now: Misses, before: Misses): Misses {
+function countMisses<M extends Misses & { readonly hits: number }>(metrics: Metrics<"worker">, now: M, before: M): M {
+  metrics.add("enodia_expert_hits_total", now.hits - before.hits);
   metrics.add("enodia_expert_misses_total", now.loads - before.loads);
   metrics.add("enodia_expert_miss_bytes_total", now.bytes - before.bytes);
   metrics.add("enodia_expert_miss_stall_seconds_total", now.seconds - before.seconds);
-  return { ...now };
+  return now;
+}
+
+function countPrefetched(metrics: Metrics<"worker">, predictor: PredictorName, now: Prefetched, before: Prefetched): Prefetched {
+  for (const result of prefetchResults) metrics.add("enodia_expert_prefetches_total", now[result] - before[result], { predictor, result });
+  metrics.add("enodia_expert_prefetch_bytes_total", now.bytes - before.bytes);
+  return now;
 }
 
 function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {

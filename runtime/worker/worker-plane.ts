@@ -1,6 +1,6 @@
 // Everything of a worker between the network and the engine; all dependencies are injected, so that it also runs in a simulated cluster.
 import { AppError } from "../../crds/common.ts";
-import type { SuspectReason } from "../../crds/names.ts";
+import type { PredictorName, SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
 import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
@@ -46,6 +46,8 @@ export interface PlaneOptions {
   readonly onDemand: OnDemandSocket;
   readonly budgetBytes: number;
   readonly oversubscribed?: boolean;
+  /** See ExpertsOptions. */
+  readonly predictor?: PredictorName | undefined;
   readonly clock: SteadyClock;
   /** Milliseconds; unset = a minute. */
   readonly streamIdleMs?: number | undefined;
@@ -109,6 +111,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     tls,
     budgetBytes,
     oversubscribed: options.oversubscribed ?? false,
+    predictor: options.predictor,
     caller,
     metrics,
     tracing,

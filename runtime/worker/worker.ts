@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
+import { prefetchPredictors } from "../../crds/prefetch.ts";
 import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { KeptUnits } from "../experts/memory/kept-units.ts";
@@ -130,6 +131,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     onDemand,
     oversubscribed: options.oversubscription === "Allow",
     minGatePercent: options.minGatePercent,
+    prefetch: prefetchPredictors[options.prefetch],
     kvPoolBytes: options.kvPoolBytes,
     memory: rankMemory(options.expertBudgetBytes),
     maxContext: options.maxContext,
@@ -235,6 +237,7 @@ async function serve(base: Base, model: Model, opened: AsyncDisposableStack) {
     onDemand,
     budgetBytes,
     oversubscribed: options.oversubscription === "Allow",
+    predictor: prefetchPredictors[options.prefetch],
     clock: steadyClock(),
     streamIdleMs: base.overrides.streamIdleMs,
     health,

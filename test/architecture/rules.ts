@@ -11,7 +11,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/models/": "runtime/kernels/",
   "runtime/engine/schedule/": "runtime/kernels/ runtime/constraints/",
   "runtime/engine/pass/": `runtime/placement/ runtime/kernels/ runtime/weights/store.ts runtime/compute/ runtime/engine/api.ts
-    runtime/engine/schedule/`,
+    runtime/engine/schedule/ runtime/experts/prefetch/`,
   "runtime/constraints/": "",
   "runtime/net/": "runtime/placement/",
   "runtime/observe/": "runtime/net/connections.ts",
@@ -21,7 +21,7 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
-    runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
+    runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/ runtime/experts/prefetch/`,
   "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
     runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/",

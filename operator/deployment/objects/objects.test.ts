@@ -38,7 +38,7 @@ const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio:
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
   runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi", deviceExpertMemory: "12Mi" },
-  experts: { oversubscription: "Allow", memoryPerRank: "1Gi", minGatePercent: 30 },
+  experts: { oversubscription: "Allow", prefetch: "NextGate", memoryPerRank: "1Gi", minGatePercent: 30 },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
   gateway: {
@@ -103,6 +103,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     modelDir: "/models/a/b",
     oversubscription: "Allow",
     minGatePercent: 30,
+    prefetch: "NextGate",
     weightServerDns: undefined,
   });
   assert.deepEqual(parseGatewayConfig(front), {
@@ -140,6 +141,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     modelDir: "/models/moe",
     oversubscription: "Never",
     minGatePercent: 0,
+    prefetch: "Off",
     weightServerDns: undefined,
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
@@ -205,6 +207,7 @@ test("hashes are those of the releases before", () => {
   // kvPool had a default then, which the objects have.
   delete complete.scheduling; // and they had none of these
   delete complete.runtime.deviceExpertMemory;
+  delete complete.experts.prefetch;
   delete complete.gateway.jwt;
   delete complete.gateway.unknownFields;
   const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];

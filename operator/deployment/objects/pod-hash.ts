@@ -39,7 +39,7 @@ const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): ob
   ephemeral: cache?.ephemeral === undefined ? undefined : true,
 });
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
-  const { memoryPerRank, oversubscription, minGatePercent } = experts;
+  const { memoryPerRank, oversubscription, minGatePercent, prefetch } = experts;
   const { kvPool = "Auto" } = runtime;
   return {
     model: modelFields(model),
@@ -47,6 +47,7 @@ const workerFields = ({ model, experts, runtime, rebalancing, telemetry, schedul
     memoryPerRank,
     oversubscription,
     minGatePercent,
+    prefetch,
     window: rebalancing.trigger.window,
     nats: telemetry.nats,
     scheduling,

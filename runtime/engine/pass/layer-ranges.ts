@@ -96,6 +96,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
         tools.counter.served(phase, [layer, expert], 1);
         tools.chose?.(part.first + Math.floor(pair / topK), layer, expert);
       }
+      if (shape?.kind === "moe") tools.prefetch?.chose({ layer, ids, topK });
     }
     head?.take(out);
     return { x: out.x, to };

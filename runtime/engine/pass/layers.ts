@@ -14,6 +14,7 @@ import { floats, type Part, type Passed, type StepTools, stepMs } from "./step-t
 import { dropWeakGates } from "./weak-gates.ts";
 
 interface LayerRows extends ChosenPairs {
+  readonly h: Float32Array; // [n, width]
   readonly f: Float32Array; // [n, hidden]
   /** [n, topK]; changed for pairs that come as sums. */
   readonly gates: Float32Array;
@@ -121,7 +122,7 @@ async function beginLayer(
   const [h, gates] = [floats(out, "h"), floats(out, "gates")];
   const { minGatePercent: percent = 0, program } = tools;
   if (percent > 0) dropWeakGates({ ids, gates, h }, { topK, experts, hidden: program.hidden, percent });
-  const rows = await beginExperts(tools, { layer, first, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
+  const rows = await beginExperts(tools, { layer, first, decodes, h, f: floats(out, "f"), gates, ids, topK, experts, allocate });
   return { h, gates, sentAt, ...rows };
 }
 
@@ -221,6 +222,7 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
   if (local.length === groups.length && rowsOfAll === ids.length) {
     const rows = allocate("pairs", ids.length * hidden);
     const next = inPieces(rows);
+    tools.prefetch?.chose(of, of.h);
     await scheduler.ownExperts(local.map(partOf), (_output, length) => next(length));
     return { rows, remote: undefined };
   }
@@ -231,7 +233,8 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     if (answer instanceof Float32Array) place(group, answer);
     else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
   });
-  // Frames to others are sent before local work.
+  // Frames to others are sent before local work, and what rows wait for is loaded before what they may.
+  tools.prefetch?.chose(of, of.h);
   const answered = Promise.all(remote);
   answered.catch(() => {}); // awaited only after the local part
   const frameOf = ({ pairs, phase }: PhaseGroup) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });

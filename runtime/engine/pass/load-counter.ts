@@ -26,6 +26,8 @@ export class LoadCounter {
   readonly #grid: ExpertGrid;
   readonly #uses: Int32Array | undefined;
   #used = 0;
+  /** Runs of experts since start. */
+  runs = 0;
   /** Rows computed since start, by the tokens' origin. */
   readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
   #counts: Record<Phase, Counts>;
@@ -45,6 +47,7 @@ export class LoadCounter {
     this.rowsFor.remote += remote;
     this.rowsFor.local += rows - remote;
     const cell = layer * this.#grid.experts + expert;
+    this.runs += 1;
     this.#add("served", phase, cell, rows);
     if (this.#uses) this.#uses[this.#used++ % usesMax] = cell;
   }

@@ -9,6 +9,7 @@ import type { ExpertTable } from "./expert-table.ts";
 import type { StepScheduler } from "./frame-scheduler.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
+import type { Prefetch } from "./prefetch.ts";
 import type { StepTimes } from "./step-times.ts";
 
 export interface StepTools {
@@ -26,6 +27,8 @@ export interface StepTools {
   readonly chose?: ((row: number, layer: number, expert: number) => void) | undefined;
   /** Unset where rows are needed, and not their head alone. */
   readonly head?: StepHead | undefined;
+  /** Unset: no experts are loaded ahead. */
+  readonly prefetch?: Pick<Prefetch, "chose"> | undefined;
   /** Told of each layer that rows have passed. */
   readonly passed?: () => void;
   /** Apart, since a step that decodes runs while one of prompts still needs its rows. */

@@ -118,6 +118,7 @@ export class Calls {
       cachedTokens: requests.cachedTokens,
       queuedRequests: queued,
       hostedExperts: experts.count,
+      expertRuns: measured.counter.runs,
       rowsFor: measured.counter.rowsFor,
     };
   }

@@ -239,6 +239,9 @@ class EngineClient implements Engine {
       case "runOnDemand":
         void this.#runOnDemand(message.id, message.frame);
         return;
+      case "expect":
+        this.#onDemand.expect?.(message.expected);
+        return;
       case "refused":
         this.#stop(gone(`its thread ended: ${message.error.message}`));
     }

@@ -2,13 +2,15 @@
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
-import type { PeerCounts } from "../api.ts";
+import { predictors } from "../../experts/prefetch/index.ts";
+import type { ExpectedExperts, PeerCounts } from "../api.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
 import { FrameScheduler } from "../pass/frame-scheduler.ts";
 import { Head } from "../pass/head.ts";
 import { rangesOf, rowsTravel } from "../pass/layer-ranges.ts";
 import { LoadCounter } from "../pass/load-counter.ts";
+import { Prefetch } from "../pass/prefetch.ts";
 import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { RequestHosts } from "../pass/request-hosts.ts";
 import { StepTimes } from "../pass/step-times.ts";
@@ -70,6 +72,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
   const hosts = new RequestHosts((layer, expert) => routing.table.hostsOf(layer, expert));
   const requests = new Requests({ hosts, model, batcher, languages, prompts, boundary, send });
+  const serves = (layer: number, expert: number): boolean => areMine(layer, [expert]);
+  const prefetch = prefetchOf(model, options, { experts, counter: measured.counter, serves, send });
   let toldAt = Number.NEGATIVE_INFINITY;
   const passed = (): void => {
     if (now() - toldAt < passedEveryMs) return;
@@ -77,7 +81,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     send({ type: "passed" });
   };
   const tools = {
-    ...{ ...measured, program, embed, blocks, experts, scheduler, passed },
+    ...{ ...measured, program, embed, blocks, experts, scheduler, prefetch, passed },
     ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound) },
     ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
@@ -98,6 +102,18 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const next = isExact ? () => interleaver.next() : mixed;
   const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
   return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler };
+}
+
+type PrefetchParts = Pick<ConstructorParameters<typeof Prefetch>[0], "experts" | "serves"> & {
+  readonly counter: LoadCounter;
+  readonly send: Mailbox["send"];
+};
+
+function prefetchOf({ program, info, routers }: OpenModel, { prefetch, oversubscribed }: ThreadOptions, parts: PrefetchParts) {
+  const { counter, send, ...rest } = parts;
+  if (prefetch === undefined || !oversubscribed) return undefined;
+  const tell = (expected: ExpectedExperts): void => send({ type: "expect", expected: { ...expected, used: counter.takeUses() } });
+  return new Prefetch({ ...rest, kind: predictors[prefetch], grid: info, hidden: program.hidden, routers, counter, tell });
 }
 
 export class EngineLoop {

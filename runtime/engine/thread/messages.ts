@@ -4,6 +4,7 @@ import type {
   EngineInfo,
   EngineOptions,
   EngineStats,
+  ExpectedExperts,
   LoadCounters,
   OnDemandFrame,
   PeerCounts,
@@ -68,7 +69,8 @@ export type FromEngine =
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "passed" }
   | { readonly type: "connections"; readonly counts: PeerCounts }
-  | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame };
+  | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame }
+  | { readonly type: "expect"; readonly expected: ExpectedExperts };
 
 export interface PlainError {
   readonly code: string;

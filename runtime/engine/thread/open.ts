@@ -10,9 +10,11 @@ import { type TriedForms, tryForms } from "../../compute/form-self-test.ts";
 import { chooseBackend, createBackend, openDevices } from "../../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../../compute/kv-size.ts";
 import { checkResults, tryOps } from "../../compute/op-self-test.ts";
+import { predictors } from "../../experts/prefetch/index.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../../kernels/check-program.ts";
+import { routerSegment } from "../../kernels/router-segment.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../../kernels/segment.ts";
-import { asF32, blockOf, type Weights } from "../../kernels/weights.ts";
+import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { programOf } from "../../models/index.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
 import { checkLayerShapes } from "../../weights/layer-shapes.ts";
@@ -21,6 +23,7 @@ import { openStore } from "../../weights/store-reader.ts";
 import type { StoredForm } from "../../weights/stored.ts";
 import type { EngineInfo } from "../api.ts";
 import { compileHead } from "../pass/head.ts";
+import type { LayerRouter } from "../pass/prefetch.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
 import { limitsOn } from "../schedule/request.ts";
 import type { ThreadOptions } from "./messages.ts";
@@ -32,6 +35,8 @@ export interface OpenModel {
   readonly embed: Compiled;
   readonly blocks: readonly Compiled[];
   readonly head: Compiled;
+  /** Routers by themselves, by layer; empty unless experts are named by them. */
+  readonly routers: readonly (LayerRouter | undefined)[];
   readonly kv: KvCache;
   readonly pool: KvPool;
   /** The weight of the norm before the head; undefined if there is none. */
@@ -175,6 +180,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   const blocks: Compiled[] = [];
   for (const [layer, { block }] of program.layers.entries()) blocks.push(await backend.compile(block, await dense(), layer));
   const head = await compileHead(backend, program, await dense());
+  const routers = options.prefetch && predictors[options.prefetch].asks ? await compileRouters(program, store, backend) : [];
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -195,7 +201,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts }),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head].reduce(
+    denseBytes: [embed, ...blocks, head, ...routers.flatMap((router) => router?.compiled ?? [])].reduce(
       (sum, each) => sum + each.residentBytes,
       workBytesOf(program, { backend, options }, kvSpec),
     ),
@@ -213,7 +219,20 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await backend.close();
     await store.close();
   };
-  return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
+  return { store, program, backend, embed, blocks, head, routers, kv, pool, finalNorm, info, close };
+}
+
+/** Each names as many experts of a row as its layer chooses. */
+async function compileRouters({ layers }: ModelProgram, store: ModelStore, backend: Backend): Promise<(LayerRouter | undefined)[]> {
+  const routers: (LayerRouter | undefined)[] = [];
+  for (const [at, layer] of layers.entries()) {
+    const segment = layer.kind === "moe" ? routerSegment(layer, layer.topK) : undefined;
+    const weights: Record<string, WeightData> = {};
+    for (const { name } of segment?.weights ?? []) weights[name] = await store.readDense(name);
+    const input = segment?.inputs[0]?.name;
+    routers.push(segment && input ? { input, compiled: await backend.compile(segment, weights, at) } : undefined);
+  }
+  return routers;
 }
 
 type KvOfClass = Required<Pick<KvSpec, "type">> & Pick<KvCache, "byProducts">;

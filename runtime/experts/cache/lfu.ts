@@ -12,17 +12,22 @@ export const lfu: EvictionKind = {
     const units = grid.layers * grid.experts;
     const worth = new Float64Array(units);
     const halfLife = halfLifeUses * units;
+    let all = 0;
     let clock = 0;
     return {
       use(unit) {
         clock += 1;
         if (clock > powerMost * halfLife) {
           for (let i = 0; i < units; i++) worth[i] = (worth[i] as number) * 2 ** -powerMost;
+          all *= 2 ** -powerMost;
           clock = 0;
         }
-        worth[unit] = (worth[unit] as number) + 2 ** (clock / halfLife);
+        const weight = 2 ** (clock / halfLife);
+        worth[unit] = (worth[unit] as number) + weight;
+        all += weight;
       },
-      worth: (unit) => worth[unit] as number,
+      /** The unit's part of all uses, old ones fading. */
+      worth: (unit) => (all > 0 ? (worth[unit] as number) / all : 0),
     };
   },
 };

@@ -28,6 +28,8 @@ export interface LoadRequest extends ResidentExpert {
   readonly onFull?: () => void;
   /** Memory that is full ends the request once the expert is on this rank's disk. */
   readonly mayStayOnDisk?: boolean;
+  /** Set for a staged one that nobody waits for: only experts of less worth leave for it, and it ends where none can. */
+  readonly below?: number;
   /** Set for staged experts (../DECISIONS.md 2). */
   readonly giveWay?: GiveWay;
 }
@@ -108,11 +110,10 @@ export class Materializer {
   }
 
   async #ensure(request: LoadRequest, hold: boolean): Promise<number> {
-    const { layer, expert, kind, signal, giveWay } = request;
+    const { kind, signal, giveWay } = request;
     for (;;) {
-      if (signal.aborted) throw abortReason(signal);
-      if (request.wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
-      const admission = this.residents.admit(request, kind, giveWay?.may);
+      checkWanted(request);
+      const admission = this.residents.admit(request, kind, giveWay?.may, request.below);
       if (admission.action === "present") {
         if (hold) this.residents.lease(request);
         return 0;
@@ -122,6 +123,7 @@ export class Materializer {
         await this.#replace(admission.victims, request);
         return await this.#load(request, hold);
       }
+      if (request.below !== undefined) return 0;
       if (admission.action === "full" && request.mayStayOnDisk) return this.#keepOnDisk(request);
       if (admission.action === "full") full(admission, request);
       await this.#changed.wait(pollMs, signal);
@@ -192,10 +194,11 @@ export class Materializer {
     return unit;
   }
 
-  /** Limited loads wait before they take a slot, so that urgent ones find one free. */
+  /** Limited loads wait before they take a slot, so that urgent ones, which rows wait for, find one free. */
   #receive(request: LoadRequest, work: () => Promise<number>): Promise<number> {
     const transfer = { bytes: this.storedBytes(request), limit: request.bytesPerSecond, signal: request.signal };
-    return this.#pace.receive(transfer, () => this.#slots.run(request.kind === "staged", work));
+    const isUrgent = request.kind === "staged" && request.below === undefined;
+    return this.#pace.receive(transfer, () => this.#slots.run(isUrgent, work));
   }
 
   async #unload(leaving: readonly ResidentExpert[]): Promise<void> {
@@ -208,6 +211,11 @@ export class Materializer {
       clearTimeout(slow);
     }
   }
+}
+
+function checkWanted({ layer, expert, signal, wanted }: LoadRequest): void {
+  if (signal.aborted) throw abortReason(signal);
+  if (wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
 }
 
 function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onFull }: LoadRequest): void {

@@ -52,6 +52,8 @@ export interface ResidentSetOptions {
   readonly now: () => number;
   /** Set where ranks serve more than they hold: whatever is worth least leaves for a staged expert, planned ones too. */
   readonly worth?: ((expert: ResidentExpert) => number) | undefined;
+  /** Called with each that has left memory, or did not come. */
+  readonly onGone?: (expert: ResidentExpert) => void;
 }
 
 export class ResidentSet {
@@ -60,12 +62,14 @@ export class ResidentSet {
   readonly #bytesOf: ResidentSetOptions["bytesOf"];
   readonly #now: () => number;
   readonly #worth: ResidentSetOptions["worth"];
+  readonly #onGone: ResidentSetOptions["onGone"];
   #bytes = 0;
 
   constructor(options: ResidentSetOptions) {
     this.#now = options.now;
     this.#bytesOf = options.bytesOf;
     this.#worth = options.worth;
+    this.#onGone = options.onGone;
     this.budgetBytes = options.budgetBytes;
   }
 
@@ -89,8 +93,11 @@ export class ResidentSet {
     return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
 
-  /** A staged expert that the plan wants becomes planned. Planned experts may leave for a staged one (../DECISIONS.md 2). */
-  admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
+  /**
+   * A staged expert that the plan wants becomes planned. Planned experts may leave for a staged one (../DECISIONS.md 2). `below`: only those
+   * of less worth leave.
+   */
+  admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay, below = Number.POSITIVE_INFINITY): Admission {
     const entry = this.#entries.get(key(expert));
     if (entry !== undefined) {
       if (kind === "planned") entry.kind = "planned";
@@ -103,7 +110,7 @@ export class ResidentSet {
       return { action: "load" };
     }
     const next =
-      kind === "staged" && this.#worth ? this.#leastWorth(this.#worth) : this.#oldest(kind === "staged" ? mayGiveWay : undefined);
+      kind === "staged" && this.#worth ? this.#leastWorth(this.#worth, below) : this.#oldest(kind === "staged" ? mayGiveWay : undefined);
     const victims = this.#victims(this.bytesOf(expert), next);
     if (victims === undefined) return this.#noVictim();
     this.#reserve(victims, expert, kind);
@@ -160,6 +167,7 @@ export class ResidentSet {
     if (entry === undefined) return;
     this.#bytes -= entry.bytes;
     this.#entries.delete(key(expert));
+    this.#onGone?.(expert);
     const next = entry.leavesFor;
     const waits = next !== undefined && this.#entries.get(key(next)) === next && next.phase === "reserved";
     if (waits) this.#grow(next, Math.min(this.bytesOf(next), next.bytes + entry.bytes));
@@ -226,10 +234,10 @@ export class ResidentSet {
     return [...chosen];
   }
 
-  #leastWorth(worth: (expert: ResidentExpert) => number): (chosen: ReadonlySet<Entry>) => Entry | undefined {
+  #leastWorth(worth: (expert: ResidentExpert) => number, below: number): (chosen: ReadonlySet<Entry>) => Entry | undefined {
     return (chosen) => {
       let least: Entry | undefined;
-      let leastWorth = Number.POSITIVE_INFINITY;
+      let leastWorth = below;
       for (const entry of this.#entries.values()) {
         if (!canLeave(entry) || chosen.has(entry)) continue;
         const value = worth(entry);

@@ -1,0 +1,147 @@
+// Asks a predictor which experts later layers will choose, while a layer computes, and tells those that this rank serves. Nothing here
+// decides what is computed, and a router that fails names nothing.
+import type { Compiled } from "../../compute/backend.ts";
+import {
+  type AheadInput,
+  type Choice,
+  layerBehind,
+  type Predictor,
+  type PredictorKind,
+  predict,
+} from "../../experts/prefetch/predictor.ts";
+import { type ExpertGrid, expertsIn } from "../../placement/grid.ts";
+import type { ExpectedExperts } from "../api.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import type { LoadCounter } from "./load-counter.ts";
+
+/** A layer's router by itself. */
+export interface LayerRouter {
+  readonly input: string;
+  readonly compiled: Compiled;
+}
+
+/** Layers with experts behind the one that computes. */
+const lookahead = 1;
+/** Rows that routers are asked with, evenly apart, since a prompt has thousands. */
+const askedRowsMax = 16;
+const namedMax = 64;
+/** Layers over whose runs of experts a mean is taken. */
+const meanOverLayers = 256;
+
+interface PrefetchOptions {
+  readonly kind: PredictorKind;
+  readonly grid: ExpertGrid;
+  readonly hidden: number;
+  /** By layer; undefined where a router reads more than its rows. */
+  readonly routers: readonly (LayerRouter | undefined)[];
+  readonly experts: Pick<ExpertTable, "has" | "lock">;
+  readonly counter: Pick<LoadCounter, "runs">;
+  readonly serves: (layer: number, expert: number) => boolean;
+  readonly tell: (expected: ExpectedExperts) => void;
+}
+
+type Chosen = Pick<Choice, "layer" | "ids" | "topK">;
+
+interface Rows {
+  readonly layer: number;
+  readonly count: number;
+  readonly data: Float32Array; // [count, hidden]
+}
+
+type Ahead = NonNullable<Choice["ahead"]>;
+
+export class Prefetch {
+  readonly #options: PrefetchOptions;
+  readonly #predictor: Predictor;
+  readonly #moeLayers: number;
+  #before: Rows | undefined;
+  #runs = 0;
+  #runsPerLayer = 0;
+  /** Something absent was named last. */
+  #told = false;
+
+  constructor(options: PrefetchOptions) {
+    const { kind, grid } = options;
+    this.#options = options;
+    this.#predictor = kind.create({ grid });
+    this.#moeLayers = Array.from({ length: grid.layers }, (_, layer) => layer).filter((layer) => expertsIn(grid, layer) > 0).length;
+  }
+
+  /**
+   * `h`: what the layer's router read, before its norm, [rows, hidden]; unset where rows stay on a device. Routers run before what the
+   * caller computes with the lock behind this call.
+   */
+  chose({ layer, ids, topK }: Chosen, h?: Float32Array): void {
+    const { counter, experts, grid, hidden, kind } = this.#options;
+    this.#runsPerLayer += (counter.runs - this.#runs - this.#runsPerLayer) / meanOverLayers;
+    this.#runs = counter.runs;
+    const choice = { layer, ids: ids.slice(), topK };
+    const layers: number[] = [];
+    for (let to = layerBehind(grid, layer); to >= 0 && layers.length < lookahead; to = layerBehind(grid, to)) layers.push(to);
+    const count = ids.length / topK;
+    const { asks } = kind;
+    if (asks === undefined || h === undefined || h.length !== count * hidden || layers.length === 0) this.#name(choice, layers);
+    else {
+      const rows = someRows(h, layer, count);
+      experts.lock
+        .run(() => this.#ask(rows, layers, asks))
+        .then(
+          (ahead) => this.#name({ ...choice, ahead }, layers),
+          () => undefined,
+        );
+    }
+  }
+
+  async #ask(rows: Rows, layers: readonly number[], input: AheadInput): Promise<Ahead> {
+    const { hidden, routers } = this.#options;
+    const asked = new Map<number, ReturnType<Ahead>>();
+    for (const [i, to] of layers.entries()) {
+      const router = routers[to];
+      if (router === undefined) continue;
+      const data = input === "accelerated" ? this.#accelerated(rows, i + 1) : rows.data;
+      const { ids } = await router.compiled.run({ [router.input]: { shape: [rows.count, hidden], data } });
+      const named = Int32Array.from(ids?.data ?? []);
+      asked.set(to, { ids: named, width: named.length / rows.count });
+    }
+    this.#before = rows;
+    return (to) => asked.get(to);
+  }
+
+  /** Moved on by so many times what the last layer changed. */
+  #accelerated({ layer, count, data }: Rows, times: number): Float32Array {
+    const before = this.#before;
+    if (before === undefined || before.count !== count || layerBehind(this.#options.grid, before.layer) !== layer) return data;
+    return data.map((value, i) => value + times * (value - (before.data[i] as number)));
+  }
+
+  #name(choice: Choice, layers: readonly number[]): void {
+    const { experts, grid, kind, serves, tell } = this.#options;
+    this.#predictor.observe(choice);
+    const most = kind.whole ? grid.experts : choice.ids.length;
+    const named = predict(this.#predictor, choice, layers, most)
+      .filter(({ layer, expert }) => serves(layer, expert))
+      .slice(0, namedMax);
+    const lacks = named.some(({ layer, expert }) => !experts.has(layer, expert));
+    // What was named before is not to be loaded after its layer.
+    if (lacks || this.#told)
+      tell({
+        cells: Int32Array.from(named, ({ layer, expert }) => layer * grid.experts + expert),
+        chances: Float32Array.from(named, ({ score }) => Math.min(1, score)),
+        perStep: this.#runsPerLayer * this.#moeLayers,
+      });
+    this.#told = lacks;
+  }
+}
+
+/** A copy, since the layer's memory is used again. */
+function someRows(h: Float32Array, layer: number, rows: number): Rows {
+  const count = Math.min(rows, askedRowsMax);
+  if (count === rows) return { layer, count, data: h.slice() };
+  const width = h.length / rows;
+  const data = new Float32Array(count * width);
+  for (let i = 0; i < count; i++) {
+    const row = Math.floor((i * rows) / count);
+    data.set(h.subarray(row * width, (row + 1) * width), i * width);
+  }
+  return { layer, count, data };
+}
