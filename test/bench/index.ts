@@ -55,6 +55,7 @@ export const benches: Readonly<Record<string, Bench>> = {
       "--ranks LIST   numbers of ranks (default: 1)",
       "--shares LIST  percents of the experts' bytes that memory holds (default: 100,75,50,35)",
       "--disk N       MB/s that each reads from the disk at most (default: what it gives)",
+      "--prefetch LIST  modes of experts.prefetch, in turns (default: Off)",
     ],
     load: async () => (await import("./tiers.ts")).tiersBench,
   },

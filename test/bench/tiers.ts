@@ -1,6 +1,8 @@
 // Tokens/s of ranks whose memory holds a share of their experts, beside the same ranks with all, and beside llama.cpp under the same limit
 // of memory: page cache counts, files are read anew, and the disk may be slowed down for both alike.
 import { join } from "node:path";
+import { defaultPrefetch, prefetchModes } from "../../crds/prefetch.ts";
+import type { WorkerSettings } from "../../crds/process.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { storeGguf } from "./llama/gguf.ts";
 import { Peer } from "./llama/peer.ts";
@@ -35,6 +37,7 @@ interface Figures {
 interface Setting {
   readonly ranks: number;
   readonly percent: number;
+  readonly prefetch: WorkerSettings["prefetch"];
 }
 
 interface Bench {
@@ -46,12 +49,21 @@ interface Bench {
 }
 
 const list = (name: string, text: string): number[] => text.split(",").map((each) => count(name, each));
-const keyOf = ({ ranks, percent }: Setting, name: string): string => `${ranks} ${percent} ${name}`;
+const keyOf = ({ ranks, percent, prefetch }: Setting, name: string): string => `${ranks} ${percent} ${prefetch} ${name}`;
+
+function modeOf(text: string): WorkerSettings["prefetch"] {
+  const mode = prefetchModes.find((each) => each === text);
+  if (mode === undefined) throw invalid(`--prefetch: ${prefetchModes.join(", ")}`);
+  return mode;
+}
 
 export async function tiersBench(args: readonly string[]): Promise<readonly object[]> {
-  const asked = await readArgs(args, ["ranks", "shares", "disk"]);
-  const { ranks = "1", shares = "100,75,50,35", disk } = asked.own;
-  const settings = list("ranks", ranks).flatMap((each) => list("shares", shares).map((percent) => ({ ranks: each, percent })));
+  const asked = await readArgs(args, ["ranks", "shares", "disk", "prefetch"]);
+  const { ranks = "1", shares = "100,75,50,35", disk, prefetch = defaultPrefetch } = asked.own;
+  const modes = prefetch.split(",").map(modeOf);
+  const settings = list("ranks", ranks).flatMap((each) =>
+    list("shares", shares).flatMap((percent) => modes.map((mode) => ({ ranks: each, percent, prefetch: mode }))),
+  );
   if (settings.some(({ percent }) => percent > 100)) throw invalid("--shares: percents of the experts' bytes, up to 100");
   const tried = memoryGroup(`${process.pid}-try`, { bytes: 2 ** 30 });
   if ("reason" in tried) log(`no limits of memory, and no llama.cpp: ${tried.reason}`);
@@ -76,9 +88,9 @@ async function measure(bench: Bench, setting: Setting, limited: boolean): Promis
   const groups = Array.from({ length: limited ? setting.ranks : 0 }, (_, rank) => groupOf(bench, setting, `${rank}`));
   for (const { file } of Object.values(store.index.codecs)) if (file !== undefined) dropFromCache(join(asked.storeDir, file));
   dropFromCache(join(asked.storeDir, "dense.safetensors"));
-  const { ranks, percent } = setting;
+  const { ranks, percent, prefetch } = setting;
   const settings: RankSettings = {
-    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: undefined, share: percent / 100 },
+    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: undefined, share: percent / 100, prefetch },
     threads: ranks === 1 ? (asked.threads.at(-1) ?? 1) : 1,
     joins: (rank, pid) => groups[rank]?.join(pid),
   };
@@ -92,7 +104,8 @@ async function measure(bench: Bench, setting: Setting, limited: boolean): Promis
       const after = await processes.used();
       const peakBytes = Math.max(...groups.map((group) => group.peakBytes()));
       ours.set(each.name, { ...ownFigures(before, after, each.streams * (promptTokens + each.tokens)), rate: came.rate, peakBytes });
-      log(`${ranks} ranks, ${percent}%, ${each.name}: ${came.rate.toFixed(2)} tokens/s, ${JSON.stringify(ours.get(each.name))}`);
+      const said = JSON.stringify(ours.get(each.name));
+      log(`${ranks} ranks, ${percent}%, ${prefetch}, ${each.name}: ${came.rate.toFixed(2)} tokens/s, ${said}`);
     }
   } finally {
     await processes.close();
@@ -163,14 +176,14 @@ async function peerRates(bench: Bench, setting: Setting, path: string, texts: Re
 
 function rowOf({ figures }: Bench, setting: Setting, { name, streams }: { readonly name: string; readonly streams: number }): object {
   const own = figures.get(keyOf(setting, name)) ?? [];
-  const all = figures.get(keyOf({ ranks: setting.ranks, percent: 100 }, name));
+  const all = figures.get(keyOf({ ...setting, percent: 100 }, name));
   const middle = (of: (each: Figures) => number, places = 2, from = own): number => round(median(from.map(of)), places);
   const rate = middle(({ rate: each }) => each);
   const peer = own.every((each) => each.peer !== undefined) ? middle((each) => each.peer ?? Number.NaN) : "-";
   const ratio = peer === "-" ? "-" : round(rate / peer, 2);
   const judged = ratio !== "-" && setting.percent === least.percent && streams === 1;
   return {
-    ...{ ranks: setting.ranks, memory: `${setting.percent}%`, case: name, tokensPerSecond: rate },
+    ...{ ranks: setting.ranks, memory: `${setting.percent}%`, prefetch: setting.prefetch, case: name, tokensPerSecond: rate },
     ofAll: all === undefined ? "-" : round(rate / middle((each) => each.rate, 2, all), 2),
     ...{ missesPerToken: middle(({ misses }) => misses), megabytesPerToken: middle(({ megabytes }) => megabytes, 1) },
     ...{ stallMsPerToken: middle(({ stallMs }) => stallMs, 1), peakMegabytes: middle(({ peakBytes }) => peakBytes / 1e6, 0) },

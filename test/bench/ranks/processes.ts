@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import type { BackendName, CodecName } from "../../../crds/names.ts";
+import type { WorkerSettings } from "../../../crds/process.ts";
 import type { ExpertIndex } from "../../../runtime/weights/store.ts";
 import type { Worker } from "../../../runtime/worker/worker.ts";
 import { parse, sum } from "../../kit/kube/scrape.ts";
@@ -29,6 +30,7 @@ export interface RankSettings {
   readonly copies?: number;
   /** Of its experts' bytes that the memory of each holds; unset: all. */
   readonly share?: number;
+  readonly prefetch?: WorkerSettings["prefetch"];
   /** Called with each process before it opens the model. */
   readonly joins?: (rank: number, pid: number) => void;
 }
@@ -84,13 +86,14 @@ export class RankProcesses extends Ranks {
   }
 
   override async launch(rank: number): Promise<Rank> {
-    const { backend, codec, threads, maxContext, kvPoolBytes, share, joins } = this.#settings;
+    const { backend, codec, threads, maxContext, kvPoolBytes, share, prefetch = "Off", joins } = this.#settings;
     const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
     const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
     const ports = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0 };
     const expertBudgetBytes = this.#expertBytes * (share === undefined || share === 1 ? 2 : share / this.#count);
     const oversubscription = share === undefined ? "Never" : "Allow";
-    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes: Math.ceil(expertBudgetBytes), oversubscription };
+    const memory = { kvPoolBytes, expertBudgetBytes: Math.ceil(expertBudgetBytes), oversubscription, prefetch };
+    const compute = { backend, codec, threads, maxContext, ...memory };
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "inherit", "ipc"], serialization: "advanced" });
     this.#children.set(rank, child);
