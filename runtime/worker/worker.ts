@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
+import type { PredictorName } from "../../crds/names.ts";
 import { prefetchPredictors } from "../../crds/prefetch.ts";
 import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
@@ -131,7 +132,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     onDemand,
     oversubscribed: options.oversubscription === "Allow",
     minGatePercent: options.minGatePercent,
-    prefetch: prefetchPredictors[options.prefetch],
+    prefetch: predictorOf(options),
     kvPoolBytes: options.kvPoolBytes,
     memory: rankMemory(options.expertBudgetBytes),
     maxContext: options.maxContext,
@@ -176,6 +177,10 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const { handOver } = running;
   return { identity, ...listening, health, engine, experts, metrics, handOver, close };
 }
+
+/** Undefined where nothing is loaded ahead. */
+const predictorOf = ({ oversubscription, prefetch }: WorkerOptions): PredictorName | undefined =>
+  oversubscription === "Allow" ? prefetchPredictors[prefetch] : undefined;
 
 /** Undefined for a rank that mounts the model. */
 function weightServerOf({ options, overrides, identity, tls, log }: Base): WeightServer | undefined {
@@ -237,7 +242,7 @@ async function serve(base: Base, model: Model, opened: AsyncDisposableStack) {
     onDemand,
     budgetBytes,
     oversubscribed: options.oversubscription === "Allow",
-    predictor: prefetchPredictors[options.prefetch],
+    predictor: predictorOf(options),
     clock: steadyClock(),
     streamIdleMs: base.overrides.streamIdleMs,
     health,
