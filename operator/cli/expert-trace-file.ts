@@ -2,11 +2,10 @@
 import { readFile, stat } from "node:fs/promises";
 import { gunzipSync, gzipSync, constants as zlib } from "node:zlib";
 import { AppError } from "../../crds/common.ts";
-import { type ExpertTrace, expertTraceText, parseExpertTrace } from "../../runtime/experts/replay/trace.ts";
+import { type ExpertTrace, expertTraceText, parseExpertTrace, traceCharsMax } from "../../runtime/experts/replay/trace.ts";
 import { type OutputFile, writeOutput } from "./output-file.ts";
 
 const fileBytesMax = 512 * 2 ** 20;
-const textBytesMax = 1024 * 2 ** 20;
 const start = '{"kind":"enodia expert trace"';
 
 export const expertTraceOutput = (path: string, overwrite: boolean): OutputFile => ({
@@ -16,7 +15,7 @@ export const expertTraceOutput = (path: string, overwrite: boolean): OutputFile 
   isOurs(head) {
     try {
       return (
-        gunzipSync(head, { finishFlush: zlib.Z_SYNC_FLUSH, maxOutputLength: textBytesMax }).toString("latin1", 0, start.length) === start
+        gunzipSync(head, { finishFlush: zlib.Z_SYNC_FLUSH, maxOutputLength: traceCharsMax }).toString("latin1", 0, start.length) === start
       );
     } catch {
       return false;
@@ -38,9 +37,9 @@ export async function readExpertTrace(path: string): Promise<ExpertTrace> {
   if (size > fileBytesMax) throw refused(`has ${size} bytes, more than ${fileBytesMax}`);
   let text: string;
   try {
-    text = gunzipSync(await readFile(path), { maxOutputLength: textBytesMax }).toString();
+    text = gunzipSync(await readFile(path), { maxOutputLength: traceCharsMax }).toString();
   } catch (cause) {
-    throw refused("is no whole gzip", cause);
+    throw refused(cause instanceof RangeError ? `holds more than ${traceCharsMax} characters` : "is no whole gzip", cause);
   }
   return parseExpertTrace(text);
 }

@@ -62,5 +62,7 @@ test("a text can be followed instead of the model, and a file that is too short 
   assert.equal(followed.ids.length, greedily.ids.length);
   assert.notDeepEqual(followed.ids, greedily.ids);
   await assert.rejects(record({ prompt: 10_000 }), /code\.txt: has \d+ tokens, and a text takes 10000/);
+  const many = record({ prompt: 1, texts: 200, tokens: 65_536 });
+  await assert.rejects(many, /--texts, --tokens: \d+ texts of 65537 tokens are too many: a trace of this model holds \d+ tokens/);
   await assert.rejects(record({ codec: "q8_0" }), /--codec: .* has f32, and not q8_0/);
 });

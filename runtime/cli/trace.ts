@@ -3,7 +3,7 @@ import { basename, extname } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type CodecName, codecNames } from "../../crds/names.ts";
 import { createBackend } from "../compute/index.ts";
-import { type ExpertTrace, tokensOf } from "../experts/replay/trace.ts";
+import { type ExpertTrace, tokensOf, traceTokensMax } from "../experts/replay/trace.ts";
 import { sum } from "../placement/imbalance.ts";
 import { openTextModel } from "../text/text-thread.ts";
 import { codecFor } from "../weights/codecs/index.ts";
@@ -91,7 +91,17 @@ function bytesOf({ index }: ModelStore, codec: CodecName): number[] {
   return (index.codecs[codec]?.units ?? []).map((units) => Math.max(0, ...units.map(({ bytes }) => bytes)));
 }
 
-/** Throws AppError `BadOption` for files that cannot be used. */
+/** Throws AppError `BadOption` before hours are spent on what no file can hold. */
+function checkSize({ prompt, tokens }: TraceOptions, texts: number, { layers, topK }: ModelStore["index"], width: number): void {
+  const most = traceTokensMax({ layers, topK, width, asks: asks.length });
+  const each = prompt + tokens;
+  if (texts * each <= most) return;
+  throw new AppError(`--texts, --tokens: ${texts} texts of ${each} tokens are too many: a trace of this model holds ${most} tokens`, {
+    code: "BadOption",
+  });
+}
+
+/** Throws AppError `BadOption` for files and sizes that cannot be used. */
 export async function recordTrace(options: TraceOptions, log: Log): Promise<ExpertTrace> {
   const { dir, prompt, tokens, threads } = options;
   const texts = await textsOf(options);
@@ -99,11 +109,12 @@ export async function recordTrace(options: TraceOptions, log: Log): Promise<Expe
   const stored = codecsOf(store.index);
   const codec = options.codec ?? (codecNames.find((name) => stored.includes(name)) as CodecName);
   if (!stored.includes(codec)) throw new AppError(`--codec: ${dir} has ${stored.join(", ")}, and not ${codec}`, { code: "BadOption" });
+  const { topK, experts, layers, modelDigest } = store.index;
+  const width = Math.min(experts, topK * widthPerTopK);
+  checkSize(options, texts.length, store.index, width);
   const { denseBits } = codecFor(codec);
   const backend = await createBackend(options.backend, { threads, ...(denseBits === undefined ? {} : { denseBits }) });
   try {
-    const { topK, experts, layers, modelDigest } = store.index;
-    const width = Math.min(experts, topK * widthPerTopK);
     log(`${backend.device}; loading all experts in ${codec}`);
     const model = await TracedModel.open(store, backend, { codec, width, context: prompt + tokens });
     const recorded = await recordTexts(model, texts, options, log);

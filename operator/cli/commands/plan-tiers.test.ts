@@ -45,6 +45,15 @@ test("tiers prints recall, hits, milliseconds and bytes of each predictor and ev
   assert.ok(json.rows.every(({ results }: { results: { hitRate: number }[] }) => results[0]?.hitRate === 1));
 });
 
+test("what routers were not asked is said, a shuffled trace has none of it, and one number is one number", () => {
+  const few = ["--share", "50", "--predictor", "last,next-gate", "--eviction", "lru"];
+  assert.match(enodia("plan", "tiers", file, ...few, "--lookahead", "3").out, /next-gate predicts 0 of 3 layers: the trace has no more\./);
+  const { out } = enodia("plan", "tiers", file, ...few, "--shuffle");
+  assert.match(out, /last/);
+  assert.doesNotMatch(out, /next-gate/);
+  assert.match(enodia("plan", "tiers", file, "--ahead", "1,2").err, /--ahead.*it must be one number/s);
+});
+
 test("experts prints and draws what each topic uses", () => {
   const picture = join(dir, "experts.svg");
   const { code, out, err } = enodia("model", "experts", file, "--svg", picture);

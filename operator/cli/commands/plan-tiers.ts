@@ -1,4 +1,5 @@
 // `enodia plan tiers`: replays a trace of experts over fast memory and a disk, for each predictor and eviction.
+import { AppError } from "../../../crds/common.ts";
 import { evictionNames, type PredictorName, predictorNames } from "../../../crds/names.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { evictions } from "../../../runtime/experts/cache/index.ts";
@@ -21,6 +22,12 @@ const tiersCommand = "enodia plan tiers";
 
 const percents = (list: string): readonly number[] => positives(list).map((each) => each / 100);
 
+function positive(given: string): number {
+  const [one = 0, ...more] = positives(given);
+  if (more.length === 0) return one;
+  throw new AppError("it must be one number", { code: "InvalidOption" });
+}
+
 const options = {
   ...outputOptions,
   share: value("--share <list>", "experts that fit into fast memory, in percent of their bytes", percents, [1, 0.75, 0.5, 0.35]),
@@ -34,15 +41,14 @@ const options = {
     ...evictionNames,
   ]),
   rate: value("--rate <bytes>", "that the disk gives in a second", (given) => parseQuantity(given, "--rate"), 1e9),
-  layerMs: value(
-    "--layer-ms <number>",
-    "milliseconds of a layer whose experts are there (default: as recorded)",
-    (given) => positives(given)[0],
-  ),
+  layerMs: value("--layer-ms <number>", "milliseconds of a layer whose experts are there (default: as recorded)", positive),
   batch: value("--batch <number>", "texts that are computed together", whole(1, 1024), 1),
-  lookahead: value("--lookahead <layers>", "that are predicted", whole(1, 8), 2),
-  ahead: value("--ahead <x>", "experts of each that are fetched ahead, in multiples of top-k", (given) => positives(given)[0] ?? 1, 1),
-  shuffle: flag("--shuffle", "the control: each layer's choices go to other tokens, so that only how often experts are chosen is left"),
+  lookahead: value("--lookahead <layers>", "that are predicted; routers are asked 2 ahead at most", whole(1, 8), 2),
+  ahead: value("--ahead <x>", "experts of each that are fetched ahead, in multiples of top-k", positive, 1),
+  shuffle: flag(
+    "--shuffle",
+    "the control: each layer's choices go to other tokens, so that only how often experts are chosen is left; without next-gate and residual",
+  ),
   plot: text("--plot <file>", "stall by share of memory, SVG; an earlier one of this command is replaced"),
 };
 type TiersRequest = Values<typeof options>;
@@ -68,10 +74,11 @@ async function run(request: TiersRequest, file: string): Promise<number> {
   const recorded = await readExpertTrace(file);
   const trace = request.shuffle ? shuffled(recorded, uniform(1)) : recorded;
   const layerMs = request.layerMs ?? trace.layerMs;
-  const recalls = request.predictor.map((predictor) => ({ predictor, ...recallOf(trace, predictors[predictor], batch) }));
+  const chosen = request.predictor.filter((name) => !request.shuffle || predictors[name].asks === undefined);
+  const recalls = chosen.map((predictor) => ({ predictor, ...recallOf(trace, predictors[predictor], batch) }));
   const foresights: [Row["predictor"], Foresight][] = [
     ["none", undefined],
-    ...request.predictor.map((name): [PredictorName, Foresight] => [name, predictors[name]]),
+    ...chosen.map((name): [PredictorName, Foresight] => [name, predictors[name]]),
     ["future", "future"],
   ];
   const rows: Row[] = [];
@@ -85,7 +92,7 @@ async function run(request: TiersRequest, file: string): Promise<number> {
   const title = titleOf(trace, rate, layerMs);
   if (svg !== undefined) await writeOutput(svgOutput(svg, "--plot", tiersCommand), picture(title, shares, rows));
   const report = { modelDigest: trace.modelDigest, ...setup, shares, recalls, rows };
-  process.stdout.write(`${asksForJson(request) ? JSON.stringify(report) : render({ title, shares, recalls, rows, trace })}\n`);
+  process.stdout.write(`${asksForJson(request) ? JSON.stringify(report) : render({ title, shares, recalls, rows, trace, lookahead })}\n`);
   return 0;
 }
 
@@ -100,11 +107,22 @@ interface Shown {
   readonly recalls: readonly ({ readonly predictor: PredictorName } & Recall)[];
   readonly rows: readonly Row[];
   readonly trace: ExpertTrace;
+  readonly lookahead: number;
+}
+
+/** Predictors that ask routers less far ahead than they should, by the trace. */
+function shortSighted({ trace, recalls, lookahead }: Shown): string[] {
+  return recalls.flatMap(({ predictor }) => {
+    const { asks } = predictors[predictor];
+    const most = Math.max(0, ...trace.asked.filter(({ input }) => input === asks).map(({ distance }) => distance));
+    return asks === undefined || most >= lookahead ? [] : [`${predictor} predicts ${most} of ${lookahead} layers: the trace has no more.`];
+  });
 }
 
 const percent = (part: number): string => `${(100 * part).toFixed(1)}%`;
 
-function render({ title, shares, recalls, rows, trace }: Shown): string {
+function render(shown: Shown): string {
+  const { title, shares, recalls, rows, trace } = shown;
   const recalled = table(
     ["PREDICTOR", "RECALL", "OF TWICE", "BY"],
     recalls.map(({ predictor, once, twice }) => [predictor, percent(once), percent(twice), predictors[predictor].about]),
@@ -119,6 +137,7 @@ function render({ title, shares, recalls, rows, trace }: Shown): string {
     "RECALL: of the experts that the next layer chooses, those among as many named ones (OF TWICE: twice as many).",
     "HIT: needed experts that were there; MS: what a step waits for the others; MB: read in a step; by share of fast memory.",
     ...(hasOneRouter(trace) ? [] : ["batch knows nothing here: each layer has a router of its own."]),
+    ...shortSighted(shown),
   ];
   return [title, "", recalled, "", table(["PREDICTOR", "EVICTION", ...heads], cells), "", ...notes].join("\n");
 }

@@ -9,7 +9,7 @@ import { Disk } from "./disk.ts";
 import { hasOneRouter, recallOf, shuffled } from "./recall.ts";
 import { type ReplayOptions, replay } from "./replay.ts";
 import { topicUses } from "./topics.ts";
-import { type ExpertTrace, expertTraceText, noExpert, parseExpertTrace, stepsOf } from "./trace.ts";
+import { type ExpertTrace, expertTraceText, noExpert, parseExpertTrace, stepsOf, traceTokensMax } from "./trace.ts";
 
 const [layers, experts, topK, texts, length] = [5, 8, 2, 6, 50] as const;
 
@@ -56,6 +56,16 @@ test("a trace is read as it was written, and a broken one is refused by its fiel
     [/layerMs/, broken((json) => (json.layerMs = -1))],
   ];
   for (const [want, given] of cases) assert.throws(() => parseExpertTrace(given), want);
+});
+
+test("a trace that no string holds is neither recorded nor written", () => {
+  const sizes = { layers: 30, topK: 2, width: 8, asks: 4 };
+  const perToken = (30 * (2 + 4 * 8) * 8) / 3;
+  const most = traceTokensMax(sizes);
+  assert.ok(most * perToken <= 500 * 2 ** 20 && (most + 1) * perToken > 500 * 2 ** 20);
+  assert.equal(traceTokensMax({ ...sizes, asks: 0 }), Math.floor((128 * 2 ** 20) / 60));
+  const long = { ...trace, texts: [{ topic: "a", prompt: 1, generated: 2 ** 30 }] };
+  assert.throws(() => expertTraceText(long), /texts: 1073741825 tokens, at most \d+/);
 });
 
 test("texts together are prompts, then a token of each at once", () => {

@@ -38,8 +38,13 @@ export interface ExpertTrace {
 }
 
 export const noExpert = 0xffff;
+/** Numbers of an array, and characters of all arrays together: a string of V8 has less than 2^29, and texts take a part. */
 const idsMax = 128 * 2 ** 20;
-const base64 = z.string().max(4 * idsMax);
+const arrayCharsMax = 500 * 2 ** 20;
+/** Of a whole trace as JSON. */
+export const traceCharsMax = 2 ** 29 - 24;
+const charsPerId = 8 / 3;
+const base64 = z.string().max(4 * Math.ceil((idsMax * 2) / 3));
 const size = (most: number) => z.number().int().min(1).max(most);
 const schema = z.object({
   kind: z.literal("enodia expert trace"),
@@ -81,6 +86,20 @@ const invalid = (what: string): AppError => new AppError(`expert trace: ${what}`
 
 export const tokensOf = (texts: readonly TracedText[]): number => texts.reduce((sum, { prompt, generated }) => sum + prompt + generated, 0);
 
+interface TraceSizes {
+  readonly layers: number;
+  readonly topK: number;
+  readonly width: number;
+  /** Times that routers ahead are asked. */
+  readonly asks: number;
+}
+
+/** Tokens that fit into a trace. */
+export function traceTokensMax({ layers, topK, width, asks }: TraceSizes): number {
+  const largest = layers * Math.max(topK, asks > 0 ? width : 0);
+  return Math.floor(Math.min(idsMax / largest, arrayCharsMax / charsPerId / (layers * (topK + asks * width))));
+}
+
 /** Throws AppError `InvalidTrace` that names the field. */
 export function parseExpertTrace(json: string): ExpertTrace {
   let read: unknown;
@@ -104,7 +123,11 @@ export function parseExpertTrace(json: string): ExpertTrace {
   };
 }
 
+/** Throws AppError `InvalidTrace` for more tokens than fit. */
 export function expertTraceText({ grid, ids, asked, ...rest }: ExpertTrace): string {
+  const [tokens, { topK, width }] = [tokensOf(rest.texts), rest];
+  const most = traceTokensMax({ layers: grid.layers, topK, width, asks: asked.length });
+  if (tokens > most) throw invalid(`texts: ${tokens} tokens, at most ${most}`);
   const layerExperts = Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
   const arrays = { ids: packed(ids), asked: asked.map((each) => ({ ...each, ids: packed(each.ids) })) };
   return JSON.stringify({ kind: "enodia expert trace", version: 1, ...rest, layerExperts, ...arrays });
