@@ -48,12 +48,14 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./ranks.ts")).ranksBench,
   },
   tiers: {
-    summary: "tokens/s of ranks with memory for a share of their experts, beside all of it, and llama.cpp under the same limit of memory",
+    summary:
+      "tokens/s and stall of ranks with memory for a share of their experts, beside the forecast, and llama.cpp under the same limit",
     options: [
       ...engineOptions,
       "--alone        without llama.cpp",
       "--ranks LIST   numbers of ranks (default: 1)",
-      "--shares LIST  percents of the experts' bytes that memory holds (default: 100,75,50,35)",
+      "--shares LIST  percents of the experts' bytes that memory holds (default: 100,75,50,35); texts must be those of the first",
+      "--streams LIST requests at once (default: 1,8); the forecast of one is judged",
       "--disk N       MB/s that each reads from the disk at most (default: what it gives)",
       "--prefetch LIST  modes of experts.prefetch, in turns (default: Off)",
     ],

@@ -150,9 +150,9 @@ export async function openEngine(
   return { engine, info };
 }
 
-let seed = 0;
-export function prompt(length: number, vocab: number): number[] {
-  seed += 1;
+let last = 0;
+/** `seed` unset: one that no prompt had before. */
+export function prompt(length: number, vocab: number, seed = ++last): number[] {
   return Array.from({ length }, (_, i) => (Math.imul(i + 1, 7919) + seed * 104_729 + i * i * 31) % Math.min(vocab, 40_000));
 }
 

@@ -28,7 +28,14 @@ export interface Spent {
   stalled: number;
 }
 
+export interface Answer {
+  readonly spent: Spent;
+  /** Rows that chose each expert, by cells of the model's grid. */
+  readonly routed: Float64Array;
+}
+
 const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, loads: 0, loadedBytes: 0, stalled: 0 };
+let routed = new Float64Array(0);
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
 async function countingEngine(options: EngineOptions): Promise<Engine> {
@@ -37,12 +44,14 @@ async function countingEngine(options: EngineOptions): Promise<Engine> {
   return Object.assign(engine, {
     counters: async () => {
       const counters = await read();
-      for (const { seconds, compute } of [counters.prefill, counters.decode]) {
+      for (const { seconds, compute, routed: cells } of [counters.prefill, counters.decode]) {
         spent.dense += (seconds?.dense ?? 0) * 1000;
         spent.experts += (seconds?.experts ?? 0) * 1000;
         spent.computed += compute.micros / 1000;
         spent.calls += compute.calls;
         spent.rows += compute.rows;
+        if (routed.length === 0) routed = new Float64Array(cells.length);
+        for (const [cell, rows] of cells.entries()) routed[cell] = (routed[cell] as number) + rows;
       }
       return counters;
     },
@@ -61,7 +70,8 @@ process.once("message", async ({ options, tls: { cert, key, ca } }: Start) => {
     const { user, system } = process.cpuUsage();
     const { loads, bytes: loadedBytes, seconds } = experts.onDemand.misses;
     const missed = { loads, loadedBytes, stalled: seconds * 1000 };
-    process.send?.(Object.assign({}, spent, missed, { cpu: (user + system) / 1000 }) satisfies Spent);
+    const now: Answer = { spent: { ...spent, ...missed, cpu: (user + system) / 1000 }, routed };
+    process.send?.(now);
   });
   process.send?.({ grpcPort, metricsPort, identity });
 });

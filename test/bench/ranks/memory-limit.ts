@@ -5,8 +5,10 @@ import { join } from "node:path";
 
 export interface MemoryGroup {
   join(pid: number): void;
-  /** The most that was in use at once. */
+  /** The most that was in use at once, page cache included. */
   peakBytes(): number;
+  /** In use now, without page cache. */
+  ownBytes(): number;
   /** Once its processes are gone. */
   remove(): void;
 }
@@ -58,6 +60,7 @@ export function memoryGroup(name: string, limit: MemoryLimit): MemoryGroup | { r
     join: (pid) => {
       for (const part of parts) writeFileSync(join(part.folder, "cgroup.procs"), String(pid));
     },
+    ownBytes: () => Number(/^(?:anon|total_rss) (\d+)$/m.exec(readFileSync(join(folder, "memory.stat"), "utf8"))?.[1]),
     peakBytes: () => (peak === undefined ? Number.NaN : Number(readFileSync(peak, "utf8"))),
     remove: () => {
       for (const part of parts) {

@@ -15,7 +15,7 @@ import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../ki
 import { workerSettings } from "../../kit/ranks/worker-settings.ts";
 import { within } from "../../kit/wait.ts";
 import { checkMemory, expertBytesOf, log } from "../serve.ts";
-import type { Spent, Start } from "./child.ts";
+import type { Answer, Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 
 export interface RankSettings {
@@ -54,6 +54,10 @@ export class RankProcesses extends Ranks {
   readonly #count: number;
   readonly #expertBytes: number;
   override readonly loadWithinMs: number;
+  /** Rows that chose each expert by the last call of `used`, since the start. */
+  routed = new Float64Array(0);
+  /** What each rank had used by then. */
+  readonly spent = new Map<number, Spent>();
   readonly #children = new Map<number, ChildProcess>();
   /** Rejects when the process of the rank ends. */
   readonly #ended = new Map<number, Promise<never>>();
@@ -113,10 +117,13 @@ export class RankProcesses extends Ranks {
   }
 
   async used(): Promise<Used> {
+    this.routed = new Float64Array(this.index.layers * this.index.experts);
     const used = { cpu: 0, dense: 0, experts: 0, computed: 0, calls: 0, rows: 0, loads: 0, loadedBytes: 0, stalled: 0, bytes: 0 };
     for (const [rank, child] of this.#children) {
       child.send("used");
-      const spent = (await this.#answer(rank, child)) as Spent;
+      const { spent, routed } = (await this.#answer(rank, child)) as Answer;
+      this.spent.set(rank, spent);
+      for (const [cell, rows] of routed.entries()) this.routed[cell] = (this.routed[cell] as number) + rows;
       for (const part of Object.keys(spent) as (keyof Spent)[]) used[part] += spent[part];
       const port = this.byRank.get(rank)?.worker.metricsPort;
       used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
