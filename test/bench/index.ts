@@ -61,6 +61,15 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./tiers.ts")).tiersBench,
   },
+  papers: {
+    summary: "what each paper on models larger than memory claims, beside the figure here, its control, and what turns it on",
+    options: [
+      "--trace FILE   of `enodia model trace` (default: recorded of eight topics on the model)",
+      "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
+      "--only LIST    papers, such as qmoe,duplex (default: all)",
+    ],
+    load: async () => (await import("./papers.ts")).papersBench,
+  },
   world: {
     summary: "bytes and CPU that one deployment of many ranks costs its operator, by parts and without a cluster",
     options: ["--ranks LIST   numbers of ranks (default: 16,64,256,1000)", "--layers N, --experts N   of the model (default 58, 256)"],
