@@ -3,6 +3,7 @@
 // one repeat by its key gives it, of what a rank keeps. ENODIA_FAULTS and ENODIA_FAULT_SEED choose
 // how many and which; the table at the end says how long each kind took. With ENODIA_FAULT_MODEL=olmoe-shape the model is one of 4 GB.
 import assert from "node:assert/strict";
+import { basename } from "node:path";
 import { after, before, test } from "node:test";
 import { z } from "zod";
 import { tagImage } from "../cluster/tag-image.ts";
@@ -54,11 +55,11 @@ explainFailures(() => moe);
 before(async () => {
   const target = await openWorld();
   for (const image of ["operator", "runtime"]) await tagImage(clusterName, `enodia/${image}:dev`, `enodia/${image}:${otherTag}`);
-  if (model === "olmoe-shape") await provideShape("olmoe", (line) => process.stderr.write(`# ${line}\n`));
+  const made = model === "olmoe-shape" ? await provideShape("olmoe", (line) => process.stderr.write(`# ${line}\n`)) : model;
   const runtime = { backend: "cpu", expertCodec, maxContext: 1024 };
   const podTemplate = { spec: { topologySpreadConstraints: [onePerNode] } };
   const gateway = { replicas: gateways };
-  const spec = { gateway, model: { uri: `pvc://models/${model}` }, runtime, experts: { memoryPerRank }, podTemplate };
+  const spec = { gateway, model: { uri: `pvc://models/${basename(made)}` }, runtime, experts: { memoryPerRank }, podTemplate };
   moe = await deploy(target, "e2e-hundred", smolMoe(name, spec));
   scene = new Scene(moe);
   await scene.throughGateways();

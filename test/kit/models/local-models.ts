@@ -68,7 +68,9 @@ async function upcycled({ out, experts, seed, noise }: Upcycled, log: Log, signa
   return out;
 }
 
-const shapeFile = (name: ModelShapeName): string => join(cacheRoot(), "gguf", `${name}-shape.gguf`);
+/** Another one where random-gguf.ts writes other weights. */
+const shapeFolder = (name: ModelShapeName): string => `${name}-shape-2`;
+const shapeFile = (name: ModelShapeName): string => join(cacheRoot(), "gguf", `${shapeFolder(name)}.gguf`);
 
 /** A model of a real one's shapes with random weights and SmolLM2's vocabulary, as a GGUF file. */
 export async function provideShapeGguf(name: ModelShapeName, log: Log): Promise<string> {
@@ -101,7 +103,7 @@ function checkDisk(bytes: number, what: string): void {
 
 /** The same as a model store. */
 export async function provideShape(name: ModelShapeName, log: Log): Promise<string> {
-  const out = join(modelsFolder(), `${name}-shape`);
+  const out = join(modelsFolder(), shapeFolder(name));
   if (existsSync(join(out, "expert-index.json"))) return out;
   const known = existsSync(shapeFile(name)) ? 1 : 2; // the file, and the store as large
   checkDisk(known * (await shapeBytes(name, log)), out);
