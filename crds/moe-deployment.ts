@@ -4,6 +4,7 @@ import { z } from "zod";
 import { autoscale } from "./autoscale.ts";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
+import { experts } from "./experts-spec.ts";
 import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls, unknownFields } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { gatewayRoute } from "./gateway-route.ts";
@@ -14,18 +15,15 @@ import {
   defaultBackend,
   defaultCodec,
   defaultImageRollout,
-  defaultOversubscription,
   defaultPolicy,
   imageRollouts,
   kvTypes,
-  oversubscriptionModes,
   podBackendChoices,
   policyNames,
   rebalancingModes,
 } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
-import { prefetch } from "./prefetch.ts";
 import { duration, quantity } from "./quantity.ts";
 import { rolloutStrategy } from "./rollout.ts";
 import { scheduling } from "./scheduling.ts";
@@ -94,7 +92,6 @@ const specBounds = {
   gatewayReplicas: 64,
   nameLength: 40,
   imageLength: 512,
-  expertReplicas: 16,
 } as const;
 
 const count = (max: number) => z.int32().min(0).max(max);
@@ -159,28 +156,6 @@ const elasticity = z
       },
     ),
   });
-
-const experts = z
-  .object({
-    memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: primaries, expert replicas and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
-    ).optional(),
-    oversubscription: z.enum(oversubscriptionModes).default(defaultOversubscription).meta({
-      description:
-        "Allow: ranks may serve more experts than their memory holds; the most used ones stay in memory, and others are loaded from the node's disk when a token chooses them. Texts stay the same, and tokens wait for those loads. Never: experts that do not fit are refused.",
-    }),
-    minGatePercent: z.int32().min(0).max(100).default(0).meta({
-      description:
-        "A token leaves out experts whose gate is below this percent of its largest one, except tokens to which others attend much. Texts differ from those of 0, which leaves out none; they do not depend on ranks or on other requests.",
-    }),
-    prefetch,
-    minExpertReplicas: z.int32().min(1).max(specBounds.expertReplicas).default(1).meta({
-      description:
-        "Expert replicas that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live expert replica.",
-    }),
-  })
-  .prefault({})
-  .meta({ description: "How much memory experts may take, and how many expert replicas of each there are at least." });
 
 const runtime = z
   .object({

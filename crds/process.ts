@@ -2,6 +2,7 @@
 // ConfigMap, because a changed template would replace every pod.
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
+import { defaultPrefetch, prefetchModes } from "./experts-spec.ts";
 import { gatewayClient } from "./gateway-access.ts";
 import { gatewayJwt } from "./gateway-jwt.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "./moe-deployment.ts";
@@ -18,7 +19,6 @@ import {
   unknownFieldsModes,
 } from "./names.ts";
 import { natsOf, type OwnNats } from "./nats-access.ts";
-import { defaultPrefetch, prefetchModes } from "./prefetch.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";

@@ -42,8 +42,6 @@ export interface ExpectedExperts {
   readonly cells: Int32Array;
   /** That rows of the step choose it, at most 1. */
   readonly chances: Float32Array;
-  /** About how many experts this rank computes in a step. */
-  readonly perStep: number;
   /** See OnDemandFrame. */
   readonly used?: Int32Array | undefined;
 }

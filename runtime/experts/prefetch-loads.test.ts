@@ -40,18 +40,17 @@ function memory(slots: number, unitBytes = 1) {
   const loads: PrefetchLoads = new PrefetchLoads({
     ...{ materializer, experts, sourcesOf: () => [], wanted: (_layer, expert) => expert < 7, loaded: () => {}, atOnce: 4 },
     isResident: (expert) => residents.isResident(expert),
-    uses: {
+    eviction: {
       use: (cell) => {
         uses[cell] = (uses[cell] as number) + 0.1;
       },
-      worth: (cell) => uses[cell] as number,
+      worth: (cell, chance = 0) => Math.max(uses[cell] as number, chance),
     },
   });
   const expect = (...named: (readonly [cell: number, chance: number])[]) =>
     loads.expect({
       cells: Int32Array.from(named, ([cell]) => cell),
       chances: Float32Array.from(named, ([, chance]) => chance),
-      perStep: 1,
     });
   /** The oldest one, or that one; a cell that nobody reads: time passes. */
   const arrive = async (one?: number) => {

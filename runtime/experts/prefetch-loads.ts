@@ -1,7 +1,7 @@
-// Loads experts before rows choose them, while no rows wait for others, and says what experts in memory are worth: the chance that a step
-// uses them.
+// Loads experts before rows choose them, while no rows wait for others, and says what experts in memory are worth.
 import type { prefetchResults } from "../../crds/names.ts";
 import type { ExpectedExperts } from "../engine/engine.ts";
+import type { Eviction } from "./cache/eviction.ts";
 import type { LoadRequest, Materializer } from "./memory/materializer.ts";
 import type { ResidentExpert } from "./memory/resident-set.ts";
 
@@ -16,8 +16,7 @@ interface PrefetchLoadsOptions {
   readonly isResident: (expert: ResidentExpert) => boolean;
   /** Experts of a layer of the grid. */
   readonly experts: number;
-  /** The part of all uses that was of a cell, old ones fading. */
-  readonly uses: { use(cell: number): void; worth(cell: number): number };
+  readonly eviction: Eviction;
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
   /** The plan has it here. */
   readonly wanted: (layer: number, expert: number) => boolean;
@@ -44,7 +43,6 @@ export class PrefetchLoads {
   readonly #unused = new Set<number>();
   #chances: ReadonlyMap<number, number> = new Map();
   #waiting: number[] = [];
-  #perStep = 1;
   #demands = 0;
 
   constructor(options: PrefetchLoadsOptions) {
@@ -56,17 +54,16 @@ export class PrefetchLoads {
   }
 
   /** Replaces what was expected before and has not begun. */
-  expect({ cells, chances, perStep }: ExpectedExperts): void {
+  expect({ cells, chances }: ExpectedExperts): void {
     this.#chances = new Map([...cells].map((cell, i) => [cell, chances[i] as number]));
     this.#waiting = [...cells];
-    this.#perStep = Math.max(1, perStep);
     this.#start();
   }
 
   /** Experts that computed, oldest first. */
   used(cells: Int32Array): void {
     for (const cell of cells) {
-      this.#options.uses.use(cell);
+      this.#options.eviction.use(cell);
       if (this.#unused.delete(cell)) this.#counts.useful += 1;
     }
   }
@@ -90,10 +87,10 @@ export class PrefetchLoads {
     if (this.#unused.delete(this.#cellOf(expert))) this.#counts.wasted += 1;
   }
 
-  /** The chance that a step uses the expert, by its uses so far or by what is expected; above 1 for what steps use several times. */
+  /** By its uses so far, or by what is expected. */
   worth(expert: ResidentExpert): number {
     const cell = this.#cellOf(expert);
-    return Math.max(this.#perStep * this.#options.uses.worth(cell), this.#chances.get(cell) ?? 0);
+    return this.#options.eviction.worth(cell, this.#chances.get(cell));
   }
 
   #start(): void {
@@ -120,7 +117,7 @@ export class PrefetchLoads {
     const running = { bytes: materializer.storedBytes(expert), late: false };
     this.#running.set(cell, running);
     const request: LoadRequest = {
-      ...{ ...expert, kind: "staged", bytesPerSecond: 0, below: this.#chances.get(cell) ?? 0 },
+      ...{ ...expert, kind: "staged", bytesPerSecond: 0, below: this.worth(expert) },
       sources: sourcesOf(expert.layer, expert.expert),
       signal: AbortSignal.timeout(loadMsMax),
     };

@@ -181,7 +181,7 @@ function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace
         materializer: { ensure: (request) => materializer.ensure(request), storedBytes: (expert) => materializer.storedBytes(expert) },
         isResident: (expert) => residents.isResident(expert),
         experts: info.experts,
-        uses: evictions.lfu.create({ grid: info }),
+        eviction: evictions["next-use"].create({ grid: info }),
         sourcesOf: (layer, expert) => state.sources(layer, expert),
         wanted,
         // A planned expert stays until the plan releases it, since senders may route by it.

@@ -2,8 +2,8 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
+import { prefetchPredictors } from "../../crds/experts-spec.ts";
 import type { PredictorName } from "../../crds/names.ts";
-import { prefetchPredictors } from "../../crds/prefetch.ts";
 import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { KeptUnits } from "../experts/memory/kept-units.ts";
@@ -122,30 +122,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   opened.defer(() => remoteModel?.kept.close());
   const text = await openTextFolder(options.modelDir);
   const onDemand = new OnDemandSocket();
-  const engine = await (overrides.createEngine ?? createEngine)({
-    storeDir: options.modelDir,
-    backend: options.backend,
-    codec: options.codec,
-    tryDevice: true,
-    devices: options.devices,
-    deviceExpertBytes: options.deviceExpertBytes,
-    onDemand,
-    oversubscribed: options.oversubscription === "Allow",
-    minGatePercent: options.minGatePercent,
-    prefetch: predictorOf(options),
-    kvPoolBytes: options.kvPoolBytes,
-    memory: rankMemory(options.expertBudgetBytes),
-    maxContext: options.maxContext,
-    limits: {
-      ...(options.maxBatchTokens === undefined ? {} : { maxBatchTokens: options.maxBatchTokens }),
-      maxDecodeBatch: options.maxDecodeBatch,
-      decodeWaitMs: options.decodeWaitMs,
-      draftTokens: options.draftTokens,
-    },
-    ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
-    ...(options.threads === undefined ? {} : { threads: options.threads }),
-    ...(options.wholeCpus === undefined ? {} : { wholeCpus: options.wholeCpus }),
-  });
+  const engine = await (overrides.createEngine ?? createEngine)(engineOptionsOf(options, onDemand));
   opened.defer(() => engine.close());
   const info = engine.describe();
   log.info(
@@ -177,6 +154,32 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const { handOver } = running;
   return { identity, ...listening, health, engine, experts, metrics, handOver, close };
 }
+
+/** What is unset is left to the engine. */
+const engineOptionsOf = (options: WorkerOptions, onDemand: OnDemandSocket): EngineOptions => ({
+  storeDir: options.modelDir,
+  backend: options.backend,
+  codec: options.codec,
+  tryDevice: true,
+  devices: options.devices,
+  deviceExpertBytes: options.deviceExpertBytes,
+  onDemand,
+  oversubscribed: options.oversubscription === "Allow",
+  minGatePercent: options.minGatePercent,
+  prefetch: predictorOf(options),
+  kvPoolBytes: options.kvPoolBytes,
+  memory: rankMemory(options.expertBudgetBytes),
+  maxContext: options.maxContext,
+  limits: {
+    ...(options.maxBatchTokens === undefined ? {} : { maxBatchTokens: options.maxBatchTokens }),
+    maxDecodeBatch: options.maxDecodeBatch,
+    decodeWaitMs: options.decodeWaitMs,
+    draftTokens: options.draftTokens,
+  },
+  ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
+  ...(options.threads === undefined ? {} : { threads: options.threads }),
+  ...(options.wholeCpus === undefined ? {} : { wholeCpus: options.wholeCpus }),
+});
 
 /** Undefined where nothing is loaded ahead. */
 const predictorOf = ({ oversubscription, prefetch }: WorkerOptions): PredictorName | undefined =>

@@ -15,10 +15,9 @@ const hidden = 2;
 function asking(name: keyof typeof predictors, run: (data: Float32Array) => Int32Array = (data) => Int32Array.from(data)) {
   const told: ExpectedExperts[] = [];
   const here = new Set<number>();
-  const counter = { runs: 0 };
   const compiled = { run: async ({ h }: any) => ({ ids: { data: run(h.data), shape: [1] } }) } as unknown as Compiled;
   const prefetch = new Prefetch({
-    ...{ kind: predictors[name], grid: gridOf([4, 0, 4, 4]), hidden, counter },
+    ...{ kind: predictors[name], grid: gridOf([4, 0, 4, 4]), hidden },
     routers: [undefined, undefined, { input: "h", compiled }, { input: "h", compiled }],
     experts: { has: (_layer, expert) => here.has(expert), lock: new Mutex() },
     serves: (_layer, expert) => expert !== 3,
@@ -28,7 +27,7 @@ function asking(name: keyof typeof predictors, run: (data: Float32Array) => Int3
     prefetch.chose({ layer, ids: Int32Array.from(ids), topK: 2 }, rows && Float32Array.from(rows));
     await settled();
   };
-  return { told, here, counter, chose };
+  return { told, here, chose };
 }
 
 test("next-gate names the experts of this rank that the next layer's router says, with its row's order as chances", async () => {
@@ -70,14 +69,9 @@ test("residual asks with rows moved on by what the last layer changed", async ()
   ]);
 });
 
-test("transitions need no rows; runs of experts in a step are a mean of what was counted", async () => {
-  const { told, counter, chose } = asking("transitions");
-  for (let step = 0; step < 500; step++)
-    for (const layer of [0, 2, 3]) {
-      counter.runs += 2;
-      await chose(layer, layer === 0 ? [0, 1] : [2, 1]);
-    }
+test("transitions need no rows", async () => {
+  const { told, chose } = asking("transitions");
+  for (let step = 0; step < 500; step++) for (const layer of [0, 2, 3]) await chose(layer, layer === 0 ? [0, 1] : [2, 1]);
   const last = told.findLast(({ cells }) => cells.length > 0);
   assert.deepEqual([...(last?.cells ?? [])].sort(), [3 * 4 + 1, 3 * 4 + 2]);
-  assert.ok(Math.abs((last?.perStep ?? 0) - 6) < 0.1, `${last?.perStep}`);
 });

@@ -9,10 +9,9 @@ import {
   type PredictorKind,
   predict,
 } from "../../experts/prefetch/predictor.ts";
-import { type ExpertGrid, expertsIn } from "../../placement/grid.ts";
+import type { ExpertGrid } from "../../placement/grid.ts";
 import type { ExpectedExperts } from "../api.ts";
 import type { ExpertTable } from "./expert-table.ts";
-import type { LoadCounter } from "./load-counter.ts";
 
 /** A layer's router by itself. */
 export interface LayerRouter {
@@ -25,8 +24,6 @@ const lookahead = 1;
 /** Rows that routers are asked with, evenly apart, since a prompt has thousands. */
 const askedRowsMax = 16;
 const namedMax = 64;
-/** Layers over whose runs of experts a mean is taken. */
-const meanOverLayers = 256;
 
 interface PrefetchOptions {
   readonly kind: PredictorKind;
@@ -35,7 +32,6 @@ interface PrefetchOptions {
   /** By layer; undefined where a router reads more than its rows. */
   readonly routers: readonly (LayerRouter | undefined)[];
   readonly experts: Pick<ExpertTable, "has" | "lock">;
-  readonly counter: Pick<LoadCounter, "runs">;
   readonly serves: (layer: number, expert: number) => boolean;
   readonly tell: (expected: ExpectedExperts) => void;
 }
@@ -53,10 +49,7 @@ type Ahead = NonNullable<Choice["ahead"]>;
 export class Prefetch {
   readonly #options: PrefetchOptions;
   readonly #predictor: Predictor;
-  readonly #moeLayers: number;
   #before: Rows | undefined;
-  #runs = 0;
-  #runsPerLayer = 0;
   /** Something absent was named last. */
   #told = false;
 
@@ -64,7 +57,6 @@ export class Prefetch {
     const { kind, grid } = options;
     this.#options = options;
     this.#predictor = kind.create({ grid });
-    this.#moeLayers = Array.from({ length: grid.layers }, (_, layer) => layer).filter((layer) => expertsIn(grid, layer) > 0).length;
   }
 
   /**
@@ -72,9 +64,7 @@ export class Prefetch {
    * caller computes with the lock behind this call.
    */
   chose({ layer, ids, topK }: Chosen, h?: Float32Array): void {
-    const { counter, experts, grid, hidden, kind } = this.#options;
-    this.#runsPerLayer += (counter.runs - this.#runs - this.#runsPerLayer) / meanOverLayers;
-    this.#runs = counter.runs;
+    const { experts, grid, hidden, kind } = this.#options;
     const choice = { layer, ids: ids.slice(), topK };
     const layers: number[] = [];
     for (let to = layerBehind(grid, layer); to >= 0 && layers.length < lookahead; to = layerBehind(grid, to)) layers.push(to);
@@ -127,7 +117,6 @@ export class Prefetch {
       tell({
         cells: Int32Array.from(named, ({ layer, expert }) => layer * grid.experts + expert),
         chances: Float32Array.from(named, ({ score }) => Math.min(1, score)),
-        perStep: this.#runsPerLayer * this.#moeLayers,
       });
     this.#told = lacks;
   }

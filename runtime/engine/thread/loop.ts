@@ -113,7 +113,7 @@ function prefetchOf({ program, info, routers }: OpenModel, { prefetch, oversubsc
   const { counter, send, ...rest } = parts;
   if (prefetch === undefined || !oversubscribed) return undefined;
   const tell = (expected: ExpectedExperts): void => send({ type: "expect", expected: { ...expected, used: counter.takeUses() } });
-  return new Prefetch({ ...rest, kind: predictors[prefetch], grid: info, hidden: program.hidden, routers, counter, tell });
+  return new Prefetch({ ...rest, kind: predictors[prefetch], grid: info, hidden: program.hidden, routers, tell });
 }
 
 export class EngineLoop {

@@ -4,8 +4,8 @@ import type { ExpertGrid } from "../../placement/grid.ts";
 export interface Eviction {
   /** Rows use the unit. */
   use(unit: number): void;
-  /** The resident unit with the lowest worth leaves first; of equal ones any may. */
-  worth(unit: number): number;
+  /** The resident unit with the lowest worth leaves first; of equal ones any may. `chance`: that the next pass of its layer uses it. */
+  worth(unit: number, chance?: number): number;
 }
 
 interface EvictionOptions {

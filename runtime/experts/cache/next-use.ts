@@ -28,11 +28,11 @@ export const nextUse: EvictionKind = {
         uses[unit] = (uses[unit] as number) + 1;
       },
       /** In uses a step. */
-      worth(unit) {
+      worth(unit, chance = 0) {
         const of = Math.floor(unit / experts);
         const ahead = of > layer ? of - layer : of - layer + layers;
-        const stepsBetween = ((passes[of] as number) + granted) / ((uses[unit] as number) + granted / 2);
-        return 1 / (ahead / layers + stepsBetween - 1);
+        const often = ((uses[unit] as number) + granted / 2) / ((passes[of] as number) + granted);
+        return 1 / (ahead / layers + 1 / Math.max(often, chance) - 1);
       },
     };
   },
