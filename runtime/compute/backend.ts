@@ -27,6 +27,8 @@ export interface KvCache {
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
+  /** Of keys and values of a position, all layers together. */
+  readonly positionBytes: number;
   /** Attention is products (DECISIONS.md 10); unset: an operation. */
   readonly byProducts?: boolean | undefined;
   /** Copies `length` positions of every layer (prefix reuse). */
@@ -34,6 +36,10 @@ export interface KvCache {
   moveSlot(from: number, to: number, length: number): Promise<void>;
   /** Frees the memory of positions from `length` on. */
   trimSlot(slot: number, length: number): void;
+  /** Positions as they are stored, whoever stores them so: per layer keys, then values, a row of all heads for each position. */
+  readRows(slot: number, from: number, count: number): Uint8Array;
+  /** The same back; positions before them were written. */
+  writeRows(slot: number, from: number, rows: Uint8Array): void;
   dispose(): Promise<void>;
 }
 

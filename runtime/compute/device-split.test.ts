@@ -31,6 +31,7 @@ for (const name of ["cpu", "reference"] as const) {
   test(`${name}: a prefill, decodes, a range of all layers and a copied slot have the bits of one device`, async () => {
     const logits: Float32Array[][] = [];
     const bytes: number[] = [];
+    const stored: Uint8Array[] = [];
     for (const devices of [1, 2, 3]) {
       const backend = await opened(devices, name);
       const loaded = await loadModel(backend, model, { context, slots: 2 });
@@ -38,6 +39,9 @@ for (const name of ["cpu", "reference"] as const) {
       await loaded.kv.copySlot(0, 1, 6);
       rows.push(await loaded.forward([7], 6, 1));
       await loaded.kv.moveSlot(1, 0, 7);
+      stored.push(loaded.kv.readRows(0, 0, 7));
+      loaded.kv.writeRows(1, 0, loaded.kv.readRows(0, 0, 7));
+      rows.push(await loaded.forward([8], 7, 1));
       loaded.kv.trimSlot(1, 0);
       rows.push(await loaded.forward([8], 7, 0));
       const groups = [{ firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(8) }];
@@ -54,6 +58,7 @@ for (const name of ["cpu", "reference"] as const) {
     }
     assert.deepEqual(logits[1], logits[0]);
     assert.deepEqual(logits[2], logits[0]);
+    assert.deepEqual(stored.slice(1), [stored[0], stored[0]]);
     assert.equal(new Set(bytes).size, 1, `KV memory of ${bytes}`);
   });
 }

@@ -127,6 +127,9 @@ class KvOnSeveral implements KvCache {
   get bytes(): number {
     return this.caches.reduce((sum, { bytes }) => sum + bytes, 0);
   }
+  get positionBytes(): number {
+    return this.caches.reduce((sum, { positionBytes }) => sum + positionBytes, 0);
+  }
   async copySlot(from: number, to: number, length: number): Promise<void> {
     for (const cache of this.caches) await cache.copySlot(from, to, length);
   }
@@ -135,6 +138,24 @@ class KvOnSeveral implements KvCache {
   }
   trimSlot(slot: number, length: number): void {
     for (const cache of this.caches) cache.trimSlot(slot, length);
+  }
+  readRows(slot: number, from: number, count: number): Uint8Array {
+    const rows = new Uint8Array(count * this.positionBytes);
+    let at = 0;
+    for (const cache of this.caches) {
+      rows.set(cache.readRows(slot, from, count), at);
+      at += count * cache.positionBytes;
+    }
+    return rows;
+  }
+  writeRows(slot: number, from: number, rows: Uint8Array): void {
+    const count = rows.byteLength / this.positionBytes;
+    let at = 0;
+    for (const cache of this.caches) {
+      const end = at + count * cache.positionBytes;
+      cache.writeRows(slot, from, rows.subarray(at, end));
+      at = end;
+    }
   }
   async dispose(): Promise<void> {
     for (const cache of this.caches) await cache.dispose();

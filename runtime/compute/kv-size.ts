@@ -32,6 +32,10 @@ export function kvRowBytes({ kvHeads, type = "f32" }: Pick<KvShape, "kvHeads" | 
   return type === "f32" && pageBytes > 1 && bytes % fewSetsBytes === 0 ? bytes + lineBytes : bytes;
 }
 
+/** Keys and values of a position in all layers, without what lies between rows. */
+export const kvPositionBytes = ({ layers, kvHeads, headDim, valueDim, type = "f32" }: KvShape): number =>
+  layers * kvHeads * (kvBytes(type, headDim) + kvBytes(type, valueDim));
+
 /** The reason why heads of these sizes cannot be stored as this type; undefined if they can. */
 export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape, "headDim" | "valueDim">): string | undefined {
   const { values } = units[type];

@@ -23,7 +23,7 @@ import type {
   RangeOutputs,
 } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
-import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvPositionBytes } from "./kv-size.ts";
 import { withEnds } from "./range-ends.ts";
 
 /** Never called for a segment without a cache. */
@@ -57,6 +57,7 @@ class ReferenceKv implements KvCache {
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
+  readonly positionBytes: number;
   readonly #spec: KvSpec;
   readonly #layers: readonly LayerRows[];
   #held = 0;
@@ -65,6 +66,7 @@ class ReferenceKv implements KvCache {
     this.slots = spec.slots;
     this.context = spec.context;
     this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context)) * kvBlockBytes(spec, pageBytes);
+    this.positionBytes = kvPositionBytes(spec);
     this.#spec = spec;
     this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(0), values: new Float32Array(0) }));
   }
@@ -95,6 +97,37 @@ class ReferenceKv implements KvCache {
 
   trimSlot(slot: number, length: number): void {
     checkCopy(this, slot, slot, length); // the arrays stay: they are small
+  }
+
+  readRows(slot: number, from: number, count: number): Uint8Array {
+    const rows = new Float32Array((count * this.positionBytes) / Float32Array.BYTES_PER_ELEMENT);
+    this.#eachRow(slot, { from, count }, (stored, at) => rows.set(stored, at));
+    return new Uint8Array(rows.buffer);
+  }
+
+  writeRows(slot: number, from: number, rows: Uint8Array): void {
+    const values = new Float32Array(rows.slice().buffer);
+    const count = rows.byteLength / this.positionBytes;
+    this.#eachRow(slot, { from, count }, (stored, at) => stored.set(values.subarray(at, at + stored.length)));
+  }
+
+  /** Each head's row of each position, and where it is among all. */
+  #eachRow(
+    slot: number,
+    { from, count }: { readonly from: number; readonly count: number },
+    visit: (row: Float32Array, at: number) => void,
+  ): void {
+    checkCopy(this, slot, slot, from + count);
+    this.#hold(slot + 1);
+    const { kvHeads, headDim, valueDim } = this.#spec;
+    let at = 0;
+    for (const { keys, values } of this.#layers)
+      for (const [array, width] of [[keys, headDim] as const, [values, valueDim] as const])
+        for (let position = from; position < from + count; position++)
+          for (let h = 0; h < kvHeads; h++, at += width) {
+            const start = ((slot * kvHeads + h) * this.context + position) * width;
+            visit(array.subarray(start, start + width), at);
+          }
   }
 
   #hold(slots: number): void {

@@ -93,6 +93,35 @@ export function runKvPool(options: KvPoolOptions): void {
       await backend.close();
     });
 
+    test("positions that are read and written elsewhere, behind others too, go on as the original does", async () => {
+      const backend = await options.make();
+      const [from, to] = [await open(backend, poolBlocks, type), await open(backend, poolBlocks, type)];
+      const [x, next] = [150, 1].map((rows) => randomTensor(702 + rows, [rows, hidden]).data as Float32Array) as [
+        Float32Array,
+        Float32Array,
+      ];
+      await rowsOf(from, 1, [0], x);
+      const write = (slot: number, at: number, count: number): void => to.cache.writeRows(slot, at, from.cache.readRows(1, at, count));
+      for (const [at, count] of [
+        [0, 64],
+        [64, 64],
+        [128, 22],
+      ] as const)
+        write(3, at, count);
+      await to.cache.copySlot(3, 4, 100);
+      write(4, 100, 50);
+      assert.deepEqual(to.cache.readRows(4, 0, 150), from.cache.readRows(1, 0, 150));
+      assert.equal(to.cache.readRows(4, 0, 150).byteLength, 150 * to.cache.positionBytes);
+      const want = await rowsOf(from, 1, [150], next);
+      for (const slot of [3, 4]) {
+        const got = await rowsOf(to, slot, [150], next);
+        if (backend.numericClass === "exact") assert.deepEqual(got, want);
+        else assert.ok(relativeError(got, want) <= options.tolerance);
+      }
+      assert.throws(() => to.cache.readRows(0, 290, 20), { code: "InvalidArgument" });
+      await backend.close();
+    });
+
     test("rows that are no numbers spoil none of those beside them, nor of those that come after them", async () => {
       const backend = await options.make();
       const [sick, sound] = [await open(backend, poolBlocks, type), await open(backend, poolBlocks, type)];

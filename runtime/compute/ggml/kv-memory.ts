@@ -4,7 +4,8 @@ import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
-import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvRowBytes, kvTypeRefuses } from "../kv-size.ts";
+import { checkCopy } from "../call-checks.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvPositionBytes, kvRowBytes, kvTypeRefuses } from "../kv-size.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
@@ -61,6 +62,13 @@ export interface RowCopy {
   readonly count: number;
 }
 
+interface RowsPart {
+  readonly row: number;
+  readonly count: number;
+  readonly at: number;
+  readonly bytes: number;
+}
+
 let caches = 0;
 
 export const rowBytesOf = (spec: KvSpec, pageBytes: number): readonly number[] =>
@@ -80,6 +88,7 @@ export abstract class GgmlKv implements KvCache {
   readonly id = ++caches;
   readonly context: number;
   readonly bytes: number;
+  readonly positionBytes: number;
   readonly spec: KvSpec;
   readonly blocks: number;
   protected readonly device: GgmlDevice;
@@ -97,6 +106,7 @@ export abstract class GgmlKv implements KvCache {
     this.spec = spec;
     this.#stored = checkType(device, spec);
     this.context = spec.context;
+    this.positionBytes = kvPositionBytes(spec);
     this.blocks = spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context);
     this.bytes = this.blocks * kvBlockBytes(spec, pageBytes);
     this.#metadata = device.metadata(4 * spec.layers);
@@ -108,6 +118,51 @@ export abstract class GgmlKv implements KvCache {
   abstract trimSlot(slot: number, length: number): void;
 
   abstract piecesOf(slot: number): readonly Piece[];
+
+  readRows(slot: number, from: number, count: number): Uint8Array {
+    checkCopy(this, slot, slot, from + count);
+    const { ggml } = this.device;
+    const rows = new Uint8Array(count * this.positionBytes);
+    this.#eachPart(slot, { from, count }, ({ tensor, rowBytes }, { row, count: held, at, bytes }) => {
+      const stored = rowBytes * held === bytes ? rows.subarray(at, at + bytes) : new Uint8Array(rowBytes * held);
+      ggml.ggml_backend_tensor_get(tensor, stored, row * rowBytes, stored.byteLength);
+      const own = bytes / held;
+      if (rowBytes > own) for (let i = 0; i < held; i++) rows.set(stored.subarray(i * rowBytes, i * rowBytes + own), at + i * own);
+    });
+    return rows;
+  }
+
+  writeRows(slot: number, from: number, rows: Uint8Array): void {
+    const count = rows.byteLength / this.positionBytes;
+    checkCopy(this, slot, slot, from + count);
+    const { ggml } = this.device;
+    this.#eachPart(slot, { from, count }, ({ tensor, rowBytes }, { row, count: held, at, bytes }) => {
+      const own = bytes / held;
+      const stored = rowBytes === own ? rows.subarray(at, at + bytes) : new Uint8Array(rowBytes * held);
+      if (rowBytes > own) for (let i = 0; i < held; i++) stored.set(rows.subarray(at + i * own, at + (i + 1) * own), i * rowBytes);
+      ggml.ggml_backend_tensor_set(tensor, stored, row * rowBytes, stored.byteLength);
+    });
+  }
+
+  /** Consecutive rows of each tensor that hold these positions, and their bytes among all of them. */
+  #eachPart(
+    slot: number,
+    { from, count }: { readonly from: number; readonly count: number },
+    visit: (tensor: KvTensor, part: RowsPart) => void,
+  ): void {
+    const pieces = this.piecesOf(slot).flatMap((piece) => {
+      const [first, end] = [Math.max(from, piece.position), Math.min(from + count, piece.position + piece.count)];
+      return first < end ? [{ row: piece.row + first - piece.position, count: end - first }] : [];
+    });
+    let at = 0;
+    for (const tensor of this.layers.flatMap(({ keys, values }) => [keys, values])) {
+      for (const piece of pieces) {
+        const bytes = piece.count * this.spec.kvHeads * tensor.headBytes;
+        visit(tensor, { ...piece, at, bytes });
+        at += bytes;
+      }
+    }
+  }
 
   /** In the order of the group's streams, all of them. */
   abstract runsOf(group: KvGroup): readonly KvRun[];

@@ -40,6 +40,24 @@ test("slots cost what is written in them; trimming and moving give memory back, 
   device.close();
 });
 
+test("positions are read and written without what lies between their rows", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shape = { layers: 2, slots: 2, kvHeads: 4, context: 128, headDim: 128, valueDim: 64 };
+  const kv = new PagedKv(device, shape, device.ggml.pageBytes);
+  const { keys } = kv.layers[0]!;
+  assert.equal(keys.rowBytes, 4 * 128 * 4 + 64, "a line lies between rows of keys");
+  const rows = new Uint8Array(70 * kv.positionBytes).map((_, i) => i % 61);
+  kv.writeRows(1, 0, rows.subarray(0, 64 * kv.positionBytes));
+  kv.writeRows(1, 64, rows.subarray(64 * kv.positionBytes));
+  assert.deepEqual(kv.readRows(1, 0, 64), rows.subarray(0, 64 * kv.positionBytes));
+  assert.deepEqual(kv.readRows(1, 64, 6), rows.subarray(64 * kv.positionBytes));
+  const key = new Uint8Array(16);
+  device.ggml.ggml_backend_tensor_get(keys.tensor, key, (kv.stride + 3) * keys.rowBytes, key.byteLength);
+  assert.deepEqual(key, rows.subarray(3 * 2048, 3 * 2048 + 16), "keys of the first layer come first");
+  await kv.dispose();
+  device.close();
+});
+
 test("where a machine does not give the address space, there are fewer slots; heads that do not fit a type are refused", () => {
   const device = new CpuDevice({ threads: 1 });
   const huge = { layers: 1, slots: 64, kvHeads: 64, context: 2 ** 16, headDim: 512, valueDim: 512 };

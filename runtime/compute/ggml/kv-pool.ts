@@ -108,6 +108,12 @@ export class PoolKv extends GgmlKv {
     this.#drop(slot, this.#blocksOf(length));
   }
 
+  override writeRows(slot: number, from: number, rows: Uint8Array): void {
+    checkCopy(this, slot, slot, from + rows.byteLength / this.positionBytes);
+    this.#prepare(slot, from, from + rows.byteLength / this.positionBytes);
+    super.writeRows(slot, from, rows);
+  }
+
   #blocksOf(length: number): number {
     return Math.ceil(length / this.#blockTokens);
   }
