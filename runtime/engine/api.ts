@@ -125,6 +125,8 @@ export interface GenerateRequest {
   readonly eos: readonly number[];
   /** Lower goes first; unset = 0. */
   readonly priority?: number;
+  /** Only requests with the same one share what was computed for their prompts; unset = "". */
+  readonly cacheSalt?: string;
   /** Requests one vector of the prompt instead of text: the events are queued, started, embedding, finish. */
   readonly embed?: boolean;
   /** Requests `prompt` events: the log-probability of each prompt token but the first. */

@@ -87,6 +87,15 @@ describe("one request, many circumstances", () => {
     const events = await collect(engine, { prompt: [...shared, 5, 6, 7] });
     assert.deepEqual(tokensOf(events), fresh);
     assert.equal(events[1]?.type === "started" && events[1].cachedPromptTokens, 40);
+    for (const [cacheSalt, reused] of [
+      ["a", 0],
+      ["a", 42],
+      ["b", 0],
+    ] as const) {
+      const salted = await collect(engine, { prompt: [...shared, 5, 6, 7], cacheSalt });
+      assert.deepEqual(tokensOf(salted), fresh);
+      assert.equal(salted[1]?.type === "started" && salted[1].cachedPromptTokens, reused, `salt ${cacheSalt}`);
+    }
   });
 
   test("another seed gives another text", async () => {

@@ -144,6 +144,7 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   let result: Result = "error";
   const events = options.engine.generate({
     prompt: request.prompt,
+    cacheSalt: request.cacheSalt,
     replay: request.replay,
     maxTokens: request.maxTokens,
     sampling: samplingOf(request.sampling),

@@ -2,9 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
+import { alone, batcherOf, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { placesOf } from "../../kernels/kv-groups.ts";
-import { Batcher } from "./batch.ts";
 import { limitsOn } from "./request.ts";
 import { decodesOf, idsOf, kindOf } from "./step-plan.ts";
 
@@ -187,7 +186,7 @@ test("several prompts share a step in their order, whole ones but the last, and 
 });
 
 test("the queue is bounded: one more request is told to come again", () => {
-  const batcher = new Batcher(pool(1), { queueRequestsMax: 2 });
+  const batcher = batcherOf(pool(1), { queueRequestsMax: 2 });
   batcher.submit(ticket("a", [8, 9]));
   batcher.submit(ticket("b", [8, 9]));
   assert.throws(() => batcher.submit(ticket("c", [8, 9])), { code: "Busy", retry: { afterMs: 1000 } });
@@ -196,7 +195,7 @@ test("the queue is bounded: one more request is told to come again", () => {
 });
 
 test("requests that cannot be served are refused by field", () => {
-  const batcher = new Batcher(pool(1));
+  const batcher = batcherOf(pool(1));
   const long = Array.from({ length: context }, () => 8);
   assert.throws(() => batcher.submit(ticket("a", long)), { code: "ContextOverflow", message: /prompt: 64 tokens.*context of 64/ });
   assert.throws(() => batcher.submit(ticket("a", [])), { code: "InvalidRequest", message: /prompt/ });

@@ -1,7 +1,7 @@
 // The scheduler of rows, pure.
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafter.ts";
-import { type KvPool, SlotLedger } from "./kv-ledger.ts";
+import type { KvPool, SlotLedger } from "./kv-ledger.ts";
 import { chunkOf, decodesOfAll, guessesOf, isLate, type Open, textOf, tokenEvent } from "./open-requests.ts";
 import { ChunkPace, Pace } from "./pace.ts";
 import { commonTokens, reuseTokensMin } from "./prefixes.ts";
@@ -42,8 +42,8 @@ export class Batcher {
   #notices: Notice[] = [];
 
   /** `graphs`: a step of prompts is left for one that decodes at so many places. */
-  constructor(pool: KvPool, limits: Partial<EngineLimits> = {}, graphs = 1) {
-    this.#ledger = new SlotLedger(pool);
+  constructor(pool: KvPool, ledger: SlotLedger, limits: Partial<EngineLimits> = {}, graphs = 1) {
+    this.#ledger = ledger;
     this.#pool = pool;
     this.#graphs = graphs;
     this.#limits = { ...defaultLimits, ...limits };
@@ -233,9 +233,12 @@ export class Batcher {
     if (place === undefined) return undefined;
     const { id } = place;
     const open = this.#open.get(id) as Open;
-    const shared = beside.reduce((most, other) => Math.max(most, commonTokens(open.text, (this.#open.get(other) as Open).text)), 0);
-    if (!open.ticket.whole && shared >= reuseTokensMin && shared - this.#ledger.reusable(open.text) >= reuseTokensMin) return undefined;
-    const admission = this.#ledger.admit(id, open.text, open.ticket.whole);
+    const { whole, start } = open.ticket;
+    const others = beside.map((other) => this.#open.get(other) as Open).filter(({ ticket }) => ticket.start === start);
+    const shared = others.reduce((most, { text }) => Math.max(most, commonTokens(open.text, text)), 0);
+    const text = { tokens: open.text, start };
+    if (!whole && shared >= reuseTokensMin && shared - this.#ledger.reusable(text) >= reuseTokensMin) return undefined;
+    const admission = this.#ledger.admit(id, text, whole);
     if (!admission) return undefined;
     this.#waiting.take(place);
     if (open.started) return id;

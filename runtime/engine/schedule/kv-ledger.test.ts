@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { prefixIds } from "../thread/prefix-ids.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
 import { reuseTokensMin } from "./prefixes.ts";
 
@@ -11,7 +12,7 @@ const blockTokens = 8;
 
 /** A pool of so many slots; `blocks` unset: each slot may be full. */
 function ledgerOf(slots: number, rest: Partial<KvPool> = {}): SlotLedger {
-  return new SlotLedger({ slots, context, blocks: (slots * context) / blockTokens, blockTokens, ...rest });
+  return new SlotLedger({ slots, context, blocks: (slots * context) / blockTokens, blockTokens, ...rest }, prefixIds("test"));
 }
 
 /** Slots as arrays of what was written; what was trimmed or left behind is gone. */
@@ -54,7 +55,7 @@ test("a slot counts as kept while nobody uses it and its prompt is long enough t
     ["short", reuseTokensMin - 1],
     ["long", reuseTokensMin],
   ] as const) {
-    ledger.admit(owner, prompt(length));
+    ledger.admit(owner, { tokens: prompt(length) });
     ledger.prefilled(owner, prompt(length));
     ledger.promote(owner);
   }
@@ -68,7 +69,8 @@ const setting = fc.record({
   slots: fc.integer({ min: 1, max: 5 }),
   blocks: fc.integer({ min: context / blockTokens, max: 40 }),
 });
-const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
+const acts = ["admit", "prefill", "decode", "decode", "leave", "leavePrefill"] as const;
+const command = fc.record({ act: fc.constantFrom(...acts), pick: fc.nat(1000) });
 
 /** A ledger beside a plain picture of the memory and of what each request wrote. */
 class World {
@@ -83,7 +85,7 @@ class World {
 
   constructor({ slots, blocks }: { slots: number; blocks: number }) {
     this.pool = { slots, context, blocks, blockTokens };
-    this.ledger = new SlotLedger(this.pool);
+    this.ledger = new SlotLedger(this.pool, prefixIds("test"));
     this.memory = new Memory(slots);
   }
 
@@ -93,7 +95,7 @@ class World {
     const before = [...this.written.values()][pick % 7]?.slice(0, 70) ?? [];
     const tokens = pick % 3 === 0 ? Uint32Array.from([...before, 1, pick]) : prompts[pick % prompts.length]!.slice(0, 2 + (pick % 59));
     const active = this.ledger.used;
-    const admission = this.ledger.admit(id, tokens);
+    const admission = this.ledger.admit(id, { tokens });
     if (active === 0) assert.ok(admission, "an empty pool takes any request");
     if (active === this.pool.slots) assert.equal(admission, undefined);
     if (!admission) return;
@@ -178,7 +180,7 @@ test("whatever comes and goes, every request finds its own tokens in its slot, a
 });
 
 function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
-  const admission = ledger.admit(id, prompt);
+  const admission = ledger.admit(id, { tokens: prompt });
   assert.ok(admission);
   ledger.prefilled(id, prompt.slice(admission.reused));
   ledger.promote(id);
@@ -187,7 +189,7 @@ function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
 test("a request that moves before its first position counts takes along what was written of it", () => {
   const ledger = ledgerOf(2);
   for (const owner of ["a", "b"]) {
-    ledger.admit(owner, Uint32Array.of(1));
+    ledger.admit(owner, { tokens: Uint32Array.of(1) });
     ledger.prefilled(owner, new Uint32Array(0)); // its only row is computed again
     ledger.promote(owner);
   }
@@ -202,7 +204,7 @@ test("what a finished request computed is reused in place, its answer too", () =
   for (let i = 0; i < 5; i++) ledger.advance("a", 40 + i);
   ledger.leave("a");
   const longer = Uint32Array.from({ length: 60 }, (_, i) => i);
-  assert.deepEqual(ledger.admit("b", longer), { slot: 0, reused: 45 });
+  assert.deepEqual(ledger.admit("b", { tokens: longer }), { slot: 0, reused: 45 });
   assert.deepEqual(ledger.takeChanges(), []);
 });
 
@@ -212,7 +214,7 @@ test("a prompt that is not reusable is kept nowhere", () => {
   finish(ledger, "a", prompt);
   ledger.leave("a", false);
   assert.equal(ledger.kept, 0);
-  assert.deepEqual(ledger.admit("b", prompt), { slot: 0, reused: 0 });
+  assert.deepEqual(ledger.admit("b", { tokens: prompt }), { slot: 0, reused: 0 });
 });
 
 test("a short common prefix is computed again", () => {
@@ -224,7 +226,7 @@ test("a short common prefix is computed again", () => {
   );
   ledger.leave("a");
   const other = Uint32Array.from({ length: 40 }, (_, i) => (i < reuseTokensMin - 1 ? i : 99));
-  assert.equal(ledger.admit("b", other)?.reused, 0);
+  assert.equal(ledger.admit("b", { tokens: other })?.reused, 0);
 });
 
 test("what a running request computed is copied, its answer too", () => {
@@ -232,7 +234,7 @@ test("what a running request computed is copied, its answer too", () => {
   const text = Uint32Array.from({ length: 60 }, (_, i) => i);
   finish(ledger, "a", text.slice(0, 40));
   for (let i = 40; i < 50; i++) ledger.advance("a", i);
-  assert.deepEqual(ledger.admit("b", text), { slot: 1, reused: 50 });
+  assert.deepEqual(ledger.admit("b", { tokens: text }), { slot: 1, reused: 50 });
   assert.deepEqual(ledger.takeChanges(), [{ kind: "copy", from: 0, to: 1, length: 50 }]);
 });
 
@@ -254,5 +256,20 @@ test("blocks are taken from what was used longest ago, from its end, and no more
     Uint32Array.from({ length: 24 }, (_, i) => 3000 + i),
   );
   assert.deepEqual([ledger.kept, ledger.blocksKept, ledger.blocksUsed], [3, 13, 3]);
-  assert.equal(ledger.admit("a2", prompt(0))?.reused, 24, "the oldest lost two blocks");
+  assert.equal(ledger.admit("a2", { tokens: prompt(0) })?.reused, 24, "the oldest lost two blocks");
+});
+
+test("texts of another start have nothing in common", () => {
+  const ledger = ledgerOf(4);
+  const tokens = Uint32Array.from({ length: 40 }, (_, i) => i);
+  for (const start of ["salted", undefined]) {
+    const id = start ?? "plain";
+    assert.equal(ledger.admit(id, { tokens, start })?.reused, 0, id);
+    ledger.prefilled(id, tokens);
+    ledger.promote(id);
+    ledger.leave(id);
+  }
+  const other = { tokens, start: "other" };
+  assert.deepEqual([ledger.reusable({ tokens }), ledger.reusable({ tokens, start: "salted" }), ledger.reusable(other)], [39, 39, 0]);
+  assert.equal(ledger.admit("again", { tokens, start: "salted" })?.reused, 39);
 });

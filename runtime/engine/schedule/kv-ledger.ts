@@ -1,5 +1,5 @@
 // The ledger of KV memory, pure: slots, blocks, copies and moves, reusable prefixes (../DECISIONS.md 5).
-import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
+import { type Found, type Holder, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
 
 export type SlotChange =
   /** After a copy both slots have these positions; after a move the first slot is empty. */
@@ -16,6 +16,7 @@ export interface KvPool {
 
 interface Slot extends Holder {
   index: number;
+  start: string;
   /** The open request; undefined: reusable or empty. */
   owner: string | undefined;
   length: number;
@@ -38,14 +39,15 @@ const empty = (index: number): Slot => ({
   reusable: 0,
   blocks: 0,
   used: 0,
-  hashes: [],
+  start: "",
+  ids: [],
 });
 
 export class SlotLedger {
   readonly #pool: KvPool;
   readonly #slots: Slot[];
   readonly #owners = new Map<string, Slot>();
-  readonly #index = new PrefixIndex<Slot>();
+  readonly #index: PrefixIndex<Slot>;
   #decoding = 0;
   #prefilling = 0;
   #held = false;
@@ -54,8 +56,9 @@ export class SlotLedger {
   #clock = 0;
   #changes: SlotChange[] = [];
 
-  constructor(pool: KvPool) {
+  constructor(pool: KvPool, idOf: PrefixId) {
     this.#pool = pool;
+    this.#index = new PrefixIndex(idOf);
     this.#slots = Array.from({ length: pool.slots }, (_, index) => empty(index));
   }
 
@@ -109,20 +112,21 @@ export class SlotLedger {
     return changes;
   }
 
-  reusable(text: Uint32Array): number {
-    return this.#index.find(text, text.length - 1, () => false)?.length ?? 0;
+  reusable(text: Text): number {
+    return this.#index.find(text, text.tokens.length - 1, () => false)?.length ?? 0;
   }
 
   /** Undefined when a slot or blocks are missing. */
-  admit(owner: string, text: Uint32Array, whole = false): Admission | undefined {
+  admit(owner: string, text: Text, whole = false): Admission | undefined {
     const at = this.used;
     if (at >= this.#pool.slots) return undefined;
-    const blocks = this.#blocksOf(text.length);
+    const blocks = this.#blocksOf(text.tokens.length);
     const growing = this.#slots.slice(0, at).filter((slot) => slot.blocks < this.#blocksOf(this.#pool.context)).length;
     const spare = growing + (blocks < this.#blocksOf(this.#pool.context) ? 1 : 0);
     if (this.blocksUsed + blocks + spare > this.#pool.blocks) return undefined;
-    const reused = this.#bring(whole ? new Uint32Array(0) : text, at, blocks);
+    const reused = this.#bring(whole ? { tokens: new Uint32Array(0) } : text, at, blocks);
     const slot = this.#slots[at] as Slot;
+    slot.start = text.start ?? "";
     slot.owner = owner;
     slot.blocks = blocks;
     slot.used = ++this.#clock;
@@ -192,14 +196,16 @@ export class SlotLedger {
   }
 
   /** Brings the longest prefix of `text` into slot `at`; returns its length. */
-  #bring(text: Uint32Array, at: number, blocks: number): number {
+  #bring(text: Text, at: number, blocks: number): number {
     const kept = ({ owner }: Slot, other: Slot): boolean => owner === undefined && other.owner !== undefined;
-    const { holder, length } = this.#index.find(text, text.length - 1, kept) ?? { holder: undefined, length: 0 };
-    if (holder === undefined) {
-      this.#freeBlocks(blocks, undefined);
-      this.#clear(at);
-      return 0;
-    }
+    const found = this.#index.find(text, text.tokens.length - 1, kept);
+    if (found !== undefined) return this.#take(found, at, blocks);
+    this.#freeBlocks(blocks, undefined);
+    this.#clear(at);
+    return 0;
+  }
+
+  #take({ holder, length }: Found<Slot>, at: number, blocks: number): number {
     holder.used = ++this.#clock;
     if (this.#yields(holder, { length, at, blocks })) {
       this.#cut(holder, length);
@@ -213,6 +219,7 @@ export class SlotLedger {
     this.#clear(at);
     this.#changes.push({ kind: "copy", from: holder.index, to: at, length });
     const slot = this.#slots[at] as Slot;
+    slot.start = holder.start;
     append(slot, holder.tokens.subarray(0, length));
     this.#reusable(slot, length);
     return length;

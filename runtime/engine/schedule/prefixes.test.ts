@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { prefixIds } from "../thread/prefix-ids.ts";
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
 const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 5 * reuseTokensMin });
@@ -13,8 +14,8 @@ const text = fc
 test("the index finds what a comparison with every holder finds, as they grow and shrink", () => {
   fc.assert(
     fc.property(fc.array(fc.tuple(text, fc.nat(200)), { minLength: 1, maxLength: 6 }), text, (holders, prompt) => {
-      const index = new PrefixIndex<Holder>();
-      const all = holders.map(([held]) => ({ tokens: held, reusable: held.length, hashes: [] as number[] }));
+      const index = new PrefixIndex<Holder>(prefixIds("model"));
+      const all = holders.map(([held]) => ({ tokens: held, reusable: held.length, start: "", ids: [] as string[] }));
       for (const holder of all) index.update(holder);
       for (const [i, [, cut]] of holders.entries()) {
         all[i]!.reusable = Math.min(all[i]!.reusable, cut);
@@ -27,7 +28,7 @@ test("the index finds what a comparison with every holder finds, as they grow an
         return length;
       });
       const most = Math.max(...lengths);
-      const found = index.find(prompt, limit, () => false);
+      const found = index.find({ tokens: prompt }, limit, () => false);
       assert.equal(found?.length ?? 0, most >= reuseTokensMin ? most : 0);
       if (found) assert.equal(lengths[all.indexOf(found.holder as (typeof all)[0])], most);
     }),
@@ -35,14 +36,20 @@ test("the index finds what a comparison with every holder finds, as they grow an
   );
 });
 
-test("tokens that hash alike but differ are not taken for each other", () => {
-  const index = new PrefixIndex<Holder>();
-  const held = new Uint32Array(40).fill(3);
-  const holder: Holder = { tokens: held, reusable: 40, hashes: [] };
+test("an identity is that of all tokens before, of the model and of the class of bits, wherever it is made", () => {
+  const index = new PrefixIndex<Holder>(prefixIds("model", "exact: f32"));
+  const held = Uint32Array.from({ length: 40 }, (_, i) => i);
+  const holder: Holder = { tokens: held, reusable: 40, start: "", ids: [] };
   index.update(holder);
-  held.fill(4, 0, 16); // as if another text had the hash of the first tokens
-  assert.equal(
-    index.find(new Uint32Array(40).fill(3), 39, () => false),
-    undefined,
+  assert.deepEqual(
+    holder.ids,
+    [16, 32].map((length) => index.idOf({ tokens: held.slice() }, length)),
   );
+  const others = [prefixIds("model", "exact: f16"), prefixIds("other", "exact: f32"), prefixIds("mode", "lexact: f32")];
+  const ids = [prefixIds("model", "exact: f32"), ...others].map((idOf) => new PrefixIndex<Holder>(idOf).idOf({ tokens: held }, 32));
+  assert.equal(ids[0], holder.ids[1]);
+  for (const at of [0, 31]) ids.push(index.idOf({ tokens: held.with(at, 99) }, 32));
+  ids.push(index.idOf({ tokens: held, start: "salt" }, 32));
+  assert.equal(new Set(ids).size, ids.length);
+  assert.ok(ids.every((id) => /^[0-9a-f]{32}$/.test(id)));
 });

@@ -1,12 +1,29 @@
-// The index of token prefixes in KV memory, pure.
+// The index of token prefixes in KV memory, pure, by the identity that they have at every rank.
 
 export const reuseTokensMin = 16;
 
-export interface Holder {
+/**
+ * The identity of a prefix, which no two have in common: that of all but its last `reuseTokensMin` tokens (without any the chain's start),
+ * and these. Model and class of bits are part of it.
+ */
+export type PrefixId = (before: string, tokens: Uint32Array) => string;
+
+/** `start`: the same for all texts that may share what was computed. */
+interface Chain {
+  readonly start: string;
+  readonly ids: string[];
+}
+
+export interface Holder extends Chain {
   /** Computed tokens; those beyond `reusable` may be anything. */
   tokens: Uint32Array;
   reusable: number;
-  readonly hashes: number[];
+}
+
+export interface Text {
+  readonly tokens: Uint32Array;
+  /** Of its chain; unset = "". */
+  readonly start?: string | undefined;
 }
 
 export interface Found<T> {
@@ -15,52 +32,63 @@ export interface Found<T> {
 }
 
 export class PrefixIndex<T extends Holder> {
-  readonly #holders = new Map<number, Set<T>>();
+  readonly #idOf: PrefixId;
+  readonly #holders = new Map<string, Set<T>>();
+  /** Of texts that were looked for. */
+  readonly #chains = new WeakMap<Uint32Array, Chain>();
+
+  constructor(idOf: PrefixId) {
+    this.#idOf = idOf;
+  }
 
   update(holder: T): void {
-    const { tokens, hashes } = holder;
+    const { tokens, ids } = holder;
     const count = Math.floor(holder.reusable / reuseTokensMin);
-    while (hashes.length > count) {
-      const hash = hashes.pop() as number;
-      const holders = this.#holders.get(hash);
-      // A chain repeats a hash only by collision; the lost entry costs reuse only.
+    while (ids.length > count) {
+      const id = ids.pop() as string;
+      const holders = this.#holders.get(id);
       holders?.delete(holder);
-      if (holders?.size === 0) this.#holders.delete(hash);
+      if (holders?.size === 0) this.#holders.delete(id);
     }
-    while (hashes.length < count) {
-      const hash = chained(hashes.at(-1) ?? 0, tokens, hashes.length * reuseTokensMin);
-      hashes.push(hash);
-      const holders = this.#holders.get(hash) ?? new Set();
-      this.#holders.set(hash, holders.add(holder));
+    while (ids.length < count) {
+      const id = this.#grow(holder, tokens);
+      const holders = this.#holders.get(id) ?? new Set();
+      this.#holders.set(id, holders.add(holder));
     }
   }
 
-  find(prompt: Uint32Array, limit: number, before: (a: T, b: T) => boolean): Found<T> | undefined {
+  /** The identity of so many tokens of a text, a multiple of `reuseTokensMin`. */
+  idOf({ tokens, start = "" }: Text, length: number): string {
+    if (length === 0) return start;
+    const known = this.#chains.get(tokens);
+    const chain = known?.start === start ? known : { start, ids: [] };
+    this.#chains.set(tokens, chain);
+    while (chain.ids.length * reuseTokensMin < length) this.#grow(chain, tokens);
+    return chain.ids[length / reuseTokensMin - 1] as string;
+  }
+
+  find(text: Text, limit: number, before: (a: T, b: T) => boolean): Found<T> | undefined {
     let holders: Set<T> | undefined;
     let matched = 0;
-    for (let hash = 0; matched + reuseTokensMin <= limit; matched += reuseTokensMin) {
-      hash = chained(hash, prompt, matched);
-      const next = this.#holders.get(hash);
+    for (; matched + reuseTokensMin <= limit; matched += reuseTokensMin) {
+      const next = this.#holders.get(this.idOf(text, matched + reuseTokensMin));
       if (next === undefined) break;
       holders = next;
     }
     let best: Found<T> | undefined;
     for (const holder of holders ?? []) {
-      const length = commonLength(holder, prompt, matched, limit);
+      const length = commonLength(holder, text.tokens, matched, limit);
       if (best === undefined || length > best.length || (length === best.length && before(holder, best.holder))) best = { holder, length };
     }
-    return best && commonLength(best.holder, prompt, 0, matched) === matched ? best : undefined;
+    return best;
   }
-}
 
-/** FNV-1a over whole tokens, then a final mix. */
-function chained(before: number, tokens: Uint32Array, from: number): number {
-  let hash = before ^ 0x811c9dc5;
-  for (let i = from; i < from + reuseTokensMin; i++) {
-    hash = Math.imul(hash ^ (tokens[i] as number), 0x01000193);
-    hash ^= hash >>> 15;
+  #grow({ start, ids }: Chain, tokens: Uint32Array): string {
+    const from = ids.length * reuseTokensMin;
+    const id = this.#idOf(ids.at(-1) ?? start, tokens.subarray(from, from + reuseTokensMin));
+    ids.push(id);
+    return id;
   }
-  return Math.imul(hash ^ (hash >>> 13), 0x5bd1e995) >>> 0;
 }
 
 function commonLength({ tokens, reusable }: Holder, prompt: Uint32Array, from: number, limit: number): number {

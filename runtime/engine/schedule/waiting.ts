@@ -14,6 +14,8 @@ export interface Ticket {
   readonly embed: boolean;
   /** Computes all of the text, without reuse of prefixes. Unset = false. */
   readonly whole?: boolean;
+  /** The start of its chain of identities (prefixes.ts); unset = that of most. */
+  readonly start?: string | undefined;
 }
 
 /** Throws AppError `InvalidRequest` or `ContextOverflow`. */

@@ -113,7 +113,7 @@ class EngineClient implements Engine {
     this.#requests.set(id, open);
     let finished = false;
     try {
-      const { maxTokens, sampling, eos, priority = 0, embed = false, promptLogprobs = false } = request;
+      const { maxTokens, sampling, eos, priority = 0, embed = false, promptLogprobs = false, cacheSalt = "" } = request;
       if (request.signal?.aborted) {
         finished = true;
         yield { type: "finish", reason: "cancelled", outputTokens: 0 };
@@ -121,7 +121,8 @@ class EngineClient implements Engine {
       }
       request.signal?.addEventListener("abort", cancel, { once: true });
       const traced = request.traceparent ? { traceparent: request.traceparent } : {};
-      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, priority, embed, promptLogprobs, ...traced });
+      const asked = { maxTokens, sampling, eos, priority, embed, promptLogprobs, cacheSalt, ...traced };
+      this.#post({ type: "generate", id, prompt, replay, ...asked });
       for await (const event of open.stream) {
         finished = event.type === "finish";
         yield event;

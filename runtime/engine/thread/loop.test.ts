@@ -48,7 +48,7 @@ async function started(t: TestContext) {
 }
 
 const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };
+const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false, cacheSalt: "" };
 
 /** PeerConnections of rank 0; `host`: the port at which rank 1 takes some. */
 function connections(ca: TestCa, host?: number): PeerOpening {

@@ -17,6 +17,7 @@ import { StepTimes } from "../pass/step-times.ts";
 import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
+import { SlotLedger } from "../schedule/kv-ledger.ts";
 import { RanksInStep } from "../schedule/ranks-in-step.ts";
 import { limitsOn } from "../schedule/request.ts";
 import type { Step } from "../schedule/step-plan.ts";
@@ -27,6 +28,7 @@ import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
 import { OnDemandCalls } from "./on-demand.ts";
 import type { OpenModel } from "./open.ts";
+import { prefixIds } from "./prefix-ids.ts";
 import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
 
@@ -45,7 +47,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const isExact = backend.numericClass === "exact";
   const asked = limitsOn(backend.takesManyRows(program), options.limits);
   const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
-  const batcher = new Batcher(pool, limits, isExact ? program.layers.length : 1);
+  const ledger = new SlotLedger(pool, prefixIds(info.modelDigest, info.numerics));
+  const batcher = new Batcher(pool, ledger, limits, isExact ? program.layers.length : 1);
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
   const onDemand = new OnDemandCalls(send, () => measured.counter.takeUses());

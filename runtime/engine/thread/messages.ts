@@ -48,6 +48,7 @@ export interface GenerateMessage {
   readonly eos: readonly number[];
   readonly priority: number;
   readonly embed: boolean;
+  readonly cacheSalt: string;
   readonly promptLogprobs: boolean;
   readonly traceparent?: string;
 }

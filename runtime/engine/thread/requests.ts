@@ -12,6 +12,7 @@ import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { saltedStart } from "./prefix-ids.ts";
 
 const preparingMax = 64;
 
@@ -46,7 +47,8 @@ export class Requests {
       if (message.embed && !model.finalNorm)
         throw new AppError("embeddings: this model has no norm before its head", { code: "InvalidRequest" });
       const sampling = new OpenSampling(message, languages);
-      batcher.submit({ ...message, sampling, eos: new Set(message.eos), whole: message.promptLogprobs });
+      const start = saltedStart(message.cacheSalt);
+      batcher.submit({ ...message, sampling, eos: new Set(message.eos), whole: message.promptLogprobs, start });
       if (message.promptLogprobs) prompts.add(message.id, message.prompt, message.sampling.topLogprobs);
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
       this.flush(); // `queued` is sent during a long step too

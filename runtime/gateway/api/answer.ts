@@ -338,6 +338,7 @@ export class Answer {
       promptLogprobs: echo !== undefined && job.logprobs,
       eos: [...(job.ignoreEos ? [] : this.#deps.textModel.eosIds), ...(job.stopTokens ?? [])],
       priority: job.priority ?? 0,
+      cacheSalt: job.cacheSalt,
       ...(keep ? { keep, home } : {}),
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,

@@ -20,7 +20,7 @@ test("one input or many, text or tokens, are taken in order", () => {
   assert.deepEqual(inputs([[1, 2], [3]]), [{ tokens: [1, 2] }, { tokens: [3] }]);
 });
 
-const job = { inputs: [], encoding: "float", priority: 0 } as const;
+const job = { inputs: [], encoding: "float", priority: 0, cacheSalt: "" } as const;
 const request = { id: "r", job, traceparent: "", signal: new AbortController().signal, onStarted: () => {} };
 
 test("many inputs go out a few at a time and come back in order", async () => {

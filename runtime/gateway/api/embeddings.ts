@@ -32,6 +32,7 @@ const schema = z.strictObject({
   dimensions: z.null("this model's vectors have one size; leave it out").optional(),
   truncate_prompt_tokens: only(-1, "inputs are not truncated"),
   priority,
+  cache_salt: shared.cache_salt,
   /** Accepted without effect. */
   user: shared.user,
 });
@@ -42,6 +43,7 @@ export interface EmbeddingJob {
   readonly inputs: readonly Input[];
   readonly encoding: "float" | "base64";
   readonly priority: number | undefined;
+  readonly cacheSalt: string;
 }
 
 export const embeddingsFields = Object.keys(schema.shape);
@@ -49,8 +51,9 @@ export const embeddingsFields = Object.keys(schema.shape);
 export function parseEmbeddings(body: unknown, served: string): { readonly job: EmbeddingJob } | { readonly problem: Problem } {
   const read = readBody(schema, body, served);
   if ("problem" in read) return read;
-  const { input, encoding_format, priority: asked } = read.request;
-  return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? undefined } };
+  const { input, encoding_format, priority: asked, cache_salt } = read.request;
+  const encoding = encoding_format ?? "float";
+  return { job: { inputs: promptsOf(input), encoding, priority: asked ?? undefined, cacheSalt: cache_salt ?? "" } };
 }
 
 export async function encodeInputs(
@@ -101,6 +104,7 @@ export async function embed(request: EmbeddingRequest, deps: AnswerDeps): Promis
     maxTokens: 1,
     eos: [],
     priority: job.priority ?? 0,
+    cacheSalt: job.cacheSalt,
     embed: true,
     traceparent,
     sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false },

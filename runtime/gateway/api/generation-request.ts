@@ -20,6 +20,7 @@ export const requestBounds = {
   biases: 1_024,
   bias: 100,
   priority: 2 ** 31 - 1,
+  cacheSaltChars: 256,
   prompts: 128,
   /** Total over all prompts. */
   choices: 128,
@@ -74,6 +75,8 @@ export interface GenerationRequest {
   readonly logprobs: boolean;
   /** Lower goes first; undefined where the client named none. */
   readonly priority: number | undefined;
+  /** Only requests with the same one share what was computed for their prompts; "" = without one. */
+  readonly cacheSalt: string;
   readonly stream: boolean;
   /** Chunks of a stream that have the usage. */
   readonly usageIn: "none" | "last" | "every";

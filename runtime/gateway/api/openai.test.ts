@@ -27,7 +27,7 @@ test("defaults are those of the original API", () => {
   assert.equal(jobOf(parseCompletion(text({}), "tiny")).maxTokens, 16);
 });
 
-test("penalties, bias, likeliest tokens, format and priority come out as they went in", () => {
+test("penalties, bias, likeliest tokens, format, priority and salt come out as they went in", () => {
   const settings = { presence_penalty: -2, frequency_penalty: 0.5, repetition_penalty: 1.1, min_p: 0.1, logit_bias: { 5: -100, 70: 1.5 } };
   const job = jobOf(parseChat(chat({ ...settings, logprobs: true, top_logprobs: 20, priority: -3 }), "tiny"));
   const bias = [
@@ -37,6 +37,8 @@ test("penalties, bias, likeliest tokens, format and priority come out as they we
   const want = { minP: 0.1, presencePenalty: -2, frequencyPenalty: 0.5, repetitionPenalty: 1.1, bias, topLogprobs: 20 };
   assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...want });
   assert.equal(job.priority, -3);
+  const salts = [{}, { cache_salt: "a" }].map((fields) => jobOf(parseCompletion(text(fields), "tiny")).cacheSalt);
+  assert.deepEqual(salts, ["", "a"]);
   const formatOf = (format: object) => jobOf(parseChat(chat(format), "tiny")).sampling.constraint;
   assert.deepEqual(formatOf({ response_format: { type: "json_object" } }), { name: "json_object", spec: "" });
   assert.deepEqual(formatOf(schemaFormat({ type: "integer" })), { name: "json_schema", spec: '{"type":"integer"}' });

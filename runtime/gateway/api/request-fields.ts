@@ -82,6 +82,8 @@ export const shared = {
   logit_bias: logitBias.nullish(),
   /** vLLM's extension: the lower number goes first. */
   priority,
+  /** vLLM's extension, so that no other caller can tell by the time what was asked before. */
+  cache_salt: z.string().min(1, "must not be empty").max(requestBounds.cacheSaltChars).nullish(),
   /** Benchmarks use it. */
   ignore_eos: z.boolean().nullish(),
   user: z.string().max(512).nullish(),
@@ -134,7 +136,10 @@ export function readBody<R extends { readonly model?: string | null | undefined 
   return parsed.success ? { request: parsed.data } : { problem: problemOfIssue(parsed.error) };
 }
 
-type Common = Pick<GenerationRequest, "n" | "sampling" | "stops" | "stopTokens" | "ignoreEos" | "priority" | "stream" | "usageIn">;
+type Common = Pick<
+  GenerationRequest,
+  "n" | "sampling" | "stops" | "stopTokens" | "ignoreEos" | "priority" | "cacheSalt" | "stream" | "usageIn"
+>;
 
 export function common(request: Partial<z.infer<z.ZodObject<typeof shared>>>, topLogprobs: number): Common {
   const stop = request.stop ?? [];
@@ -157,6 +162,7 @@ export function common(request: Partial<z.infer<z.ZodObject<typeof shared>>>, to
     stopTokens: request.stop_token_ids ?? [],
     ignoreEos: request.ignore_eos === true,
     priority: request.priority ?? undefined,
+    cacheSalt: request.cache_salt ?? "",
     stream: request.stream === true,
     usageIn: usageIn(request.stream_options ?? {}),
   };

@@ -51,6 +51,7 @@ const schema = z.strictObject({
   /** Extensions, as in /v1/chat/completions. */
   seed: shared.seed,
   priority: shared.priority,
+  cache_salt: shared.cache_salt,
   stream: shared.stream,
   stream_options: z.strictObject({ include_obfuscation: only(false, "not implemented") }).nullish(),
   tools: z.array(flatTool).max(128, "at most 128 tools").nullish(),

@@ -62,6 +62,8 @@ export interface Generation {
   /** The client wants one embedding of the prompt instead of text. */
   readonly embed?: boolean;
   readonly promptLogprobs?: boolean;
+  /** Only requests with the same one share what was computed for their prompts; unset = "". */
+  readonly cacheSalt?: string;
   readonly keep?: Keep;
   /** The rank that has the kept answer. */
   readonly home?: number | undefined;

@@ -68,6 +68,7 @@ export function toRequest(identity: Identity, { generation, replay, span, deadli
     eos: [...generation.eos],
     priority: generation.priority ?? 0,
     embed: generation.embed ?? false,
+    cacheSalt: generation.cacheSalt ?? "",
     promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token the client has all of it
     keep: keep && { id: keep.id, digest: keep.digest, note: keep.note },
     deadlineUnixMs: BigInt(deadline),

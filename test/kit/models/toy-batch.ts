@@ -4,11 +4,12 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { Languages } from "../../../runtime/constraints/languages.ts";
 import { Batcher } from "../../../runtime/engine/schedule/batch.ts";
-import type { KvPool, SlotChange } from "../../../runtime/engine/schedule/kv-ledger.ts";
+import { type KvPool, type SlotChange, SlotLedger } from "../../../runtime/engine/schedule/kv-ledger.ts";
 import type { GenerateEvent } from "../../../runtime/engine/schedule/request.ts";
 import { OpenSampling } from "../../../runtime/engine/schedule/sampling/open-sampling.ts";
 import { copiedOf, decodesOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
 import type { Ticket } from "../../../runtime/engine/schedule/waiting.ts";
+import { prefixIds } from "../../../runtime/engine/thread/prefix-ids.ts";
 import { placesOf } from "../../../runtime/kernels/kv-groups.ts";
 
 export const context = 64;
@@ -28,6 +29,8 @@ export const blockTokens = 8;
 export function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
   return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, ...rest };
 }
+
+export const batcherOf = (of: KvPool, limits = {}): Batcher => new Batcher(of, new SlotLedger(of, prefixIds("toy")), limits);
 
 /** Executes steps on slots of tokens, as a model would on KV; what lies beyond the pool is a failure. */
 export class Toy {
@@ -55,7 +58,7 @@ export class Toy {
     this.memory = memory;
     this.msPerToken = msPerToken;
     this.pool = pool(slots, rest);
-    this.batcher = new Batcher(this.pool, limits);
+    this.batcher = batcherOf(this.pool, limits);
     this.slots = Array.from({ length: slots }, () => []);
   }
 

@@ -409,6 +409,13 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
    * @generated from field: enodia.runtime.v1.Keep keep = 13;
    */
   keep?: Keep | undefined;
+
+  /**
+   * only requests with the same one share what was computed for their prompts
+   *
+   * @generated from field: string cache_salt = 15;
+   */
+  cacheSalt: string;
 };
 
 /**
