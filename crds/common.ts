@@ -63,6 +63,9 @@ export const paths = {
   telemetry: "/etc/enodia/telemetry", // signing keys; credentials and ca.crt of NATS
 } as const;
 
+/** Keys and values of so many positions move between ranks as one; the last ones of a text end at a multiple of `step`. */
+export const movedKv = { tokens: 64, step: 16 } as const;
+
 export const gatewayRank = -1;
 export const operatorRank = -2;
 

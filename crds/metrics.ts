@@ -153,6 +153,13 @@ const table = {
     result: ["accepted", "rejected"],
   }),
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
+  enodia_kv_fetches_total: worker.counter("Texts whose keys and values another rank was asked for; skipped = computing is sooner.", {
+    result: ["ok", "part", "none", "error", "skipped"],
+  }),
+  enodia_kv_fetch_blocks_total: worker.counter("Their blocks of 64 positions, by whether they came.", { result: ["fetched", "missing"] }),
+  enodia_kv_fetch_bytes_total: worker.counter("Bytes of keys and values received from other ranks."),
+  enodia_kv_fetch_duration_seconds: worker.histogram("From asking for keys and values to the last of them.", moving),
+  enodia_kv_served_bytes_total: worker.counter("Bytes of keys and values sent to other ranks."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase: stepKinds }),
   enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", {
@@ -168,9 +175,7 @@ const table = {
 
   // ---- worker: experts and dispatch
   enodia_expert_hosted: worker.gauge("(layer, expert) pairs this rank holds."),
-  enodia_expert_replicas_away: worker.gauge(
-    "Planned expert replicas that gave way, in a full memory, to experts that no other rank held; they come back when those are no longer used.",
-  ),
+  enodia_expert_replicas_away: worker.gauge("Planned expert replicas that gave way, in a full memory, to experts that no other rank had."),
   enodia_expert_hosted_bytes: worker.gauge("Resident bytes of the experts this rank holds."),
   enodia_expert_budget_bytes: worker.gauge("Resident bytes this rank may spend on experts."),
   enodia_expert_rows_total: worker.counter("Expert rows computed here for this rank's own tokens or for others.", {
@@ -220,16 +225,11 @@ const table = {
     source: shardSource,
   }),
   enodia_shard_served_bytes_total: worker.counter("Stored bytes of expert units sent to other ranks."),
-  enodia_transfer_rate_bytes_per_second: worker.gauge(
-    "Rate that limited transfers of experts may have at this rank now, backed off while tokens are slow; 0 while there is none.",
-  ),
+  enodia_transfer_rate_bytes_per_second: worker.gauge("Rate of limited transfers here, backed off while tokens are slow; 0 = none."),
   enodia_transfer_backoffs_total: worker.counter("Times that rate was halved because tokens had become slower."),
-  enodia_telemetry_published_total: worker.counter(
-    "Load messages that NATS or an operator took, dropped because neither did, or not made because there was no key to sign them.",
-    {
-      result: ["ok", "dropped", "no_key"],
-    },
-  ),
+  enodia_telemetry_published_total: worker.counter("Load messages that NATS or an operator took, that nobody took, or without a key.", {
+    result: ["ok", "dropped", "no_key"],
+  }),
 
   // ---- operator: machinery
   enodia_operator_leader: operator.gauge("1 on the replica that holds the lease."),

@@ -5,8 +5,10 @@ import type { RankMemory } from "../../crds/rank-memory.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
+import type { KvBlock } from "./schedule/kv-ledger.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./schedule/request.ts";
 
+export type { KvBlock } from "./schedule/kv-ledger.ts";
 export type { FinishReason, GenerateEvent, Sampling } from "./schedule/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden], and per (row, expert) pair its row and its expert. */
@@ -258,11 +260,46 @@ export interface EngineConnections {
   set(view: PeerView): Promise<void>;
 }
 
+export interface KvText {
+  readonly tokens: Uint32Array;
+  /** As of its request. */
+  readonly cacheSalt: string;
+}
+
+export interface KvLook {
+  /** Tokens of the text whose keys and values are here. */
+  readonly here: number;
+  /** Those behind, without the last token, whose row is computed in any case. */
+  readonly blocks: readonly KvBlock[];
+  readonly tokenBytes: number;
+  /** What a token of a prompt takes to compute; undefined until some were. */
+  readonly tokenMs: number | undefined;
+}
+
+export interface WrittenBlock {
+  readonly block: KvBlock;
+  /** From `from` to `to`. */
+  readonly tokens: Uint32Array;
+  /** The engine takes them over. */
+  readonly data: Uint8Array;
+}
+
+/** Keys and values that move between ranks of one model and class of bits. */
+export interface EngineKv {
+  look(text: KvText): Promise<KvLook>;
+  /** Undefined where the block is not here. */
+  read(block: Omit<KvBlock, "before">): Promise<Uint8Array | undefined>;
+  /** False where there is no room for it, or what comes before is gone. Throws for other sizes than the block's. */
+  write(written: WrittenBlock): Promise<boolean>;
+}
+
 export type RowOrigin = "local" | "remote";
 
 export interface Engine {
   /** Unset: an engine of a rank alone. */
   readonly connections?: EngineConnections;
+  /** Unset: an engine whose keys and values stay. */
+  readonly kv?: EngineKv;
   describe(): EngineInfo;
   /** The first next() throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest` or `Draining`. */
   generate(request: GenerateRequest): AsyncIterable<GenerateEvent>;

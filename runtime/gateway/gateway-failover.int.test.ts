@@ -49,6 +49,7 @@ for (const [how, { reason, script }] of breakages) {
       const replayed = workers[1]!.requests[0]!;
       assert.equal(String.fromCharCode(...replayed.replay), result.text.slice(0, 6));
       assert.equal(replayed.maxTokens, 20);
+      if (how === "drains") assert.equal(replayed.kvRank, 0, "which has its keys and values");
       assert.equal(await metric(gateway, `enodia_gateway_failovers_total{reason="${reason}"`), 1);
     });
   }

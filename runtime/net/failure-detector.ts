@@ -29,7 +29,7 @@ export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, c
 /** Of engines, whose frames go to other hosts afterwards: pings come after `pingMs` of silence. */
 export const engineLimits = { ...computingLimits, lookMs: 250, pingMs: 2_000 } as const;
 /** Of bulk reads: without a byte for so long the receiver asks elsewhere; `chunkMs`: the most that one chunk may take to leave. */
-export const readLimits = { unitMs: 5_000, listMs: 5_000, fileMs: 10_000, chunkMs: 60_000 } as const;
+export const readLimits = { unitMs: 5_000, kvMs: 2_000, listMs: 5_000, fileMs: 10_000, chunkMs: 60_000 } as const;
 /** Pauses before a connection that failed is made anew: doubled each time, from the first to the most. */
 export const heartbeatPauses = { firstMs: 250, mostMs: 2_000 } as const;
 export const enginePauses = { firstMs: 500, mostMs: 16_000 } as const;

@@ -1,10 +1,18 @@
-// The serving end of bulk reads: experts and files, one read at a time on a connection, a bounded number at once.
+// The serving end of bulk reads: experts, keys and values, and files, one read at a time on a connection, a bounded number at once.
 import type { PeerCertificate } from "node:tls";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { readLimits } from "./failure-detector.ts";
 import { frameKinds } from "./frame-codec.ts";
-import { ChunkSchema, type FileRead, type ListRead, type Read, ReadSchema, type UnitRead } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  ChunkSchema,
+  type FileRead,
+  type KvRead,
+  type ListRead,
+  type Read,
+  ReadSchema,
+  type UnitRead,
+} from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { fromSender } from "./mapping.ts";
 import { encodeEnd, none } from "./peer-connection.ts";
 import type { ChannelServer } from "./peer-server.ts";
@@ -29,11 +37,12 @@ export interface ReadSources {
   unit?(request: UnitRead, call: ReadCall): Promise<void>;
   file?(request: FileRead, call: ReadCall): Promise<void>;
   list?(request: ListRead, call: ReadCall): Promise<void>;
+  kv?(request: KvRead, call: ReadCall): Promise<void>;
 }
 
 export class ReadHost {
   readonly #sources: ReadSources;
-  readonly #active = { unit: 0, file: 0, list: 0 };
+  readonly #active = { unit: 0, file: 0, list: 0, kv: 0 };
 
   constructor(sources: ReadSources) {
     this.#sources = sources;

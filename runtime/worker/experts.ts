@@ -210,7 +210,7 @@ function memoryOf(options: ExpertsOptions, reads: StoreReads, pace: TransferPace
   return { atOnce, materializer, onDisk, prefetch };
 }
 
-function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker" }> {
+export function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker" }> {
   if (identity.role === "worker") return identity;
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }

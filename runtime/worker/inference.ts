@@ -1,7 +1,7 @@
 // Runs a gateway's request on the engine, with deadline, cancellation, one span and heartbeats while it computes.
 import { AppError } from "../../crds/common.ts";
 import type { ConstraintName } from "../../crds/names.ts";
-import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
+import type { Engine, GenerateEvent as EngineEvent, KvText, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import { leftMs, slackMs } from "../net/call-deadline.ts";
 import {
   type AliveEvent,
@@ -33,6 +33,8 @@ export interface GenerateOptions {
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
   readonly answers: KeptAnswers;
+  /** See KvFetch.bring. */
+  readonly bringKv?: ((text: KvText, rank: number, signal: AbortSignal) => Promise<void>) | undefined;
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
@@ -142,10 +144,14 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   const startedAt = performance.now();
   let previousAt: number | undefined;
   let result: Result = "error";
+  // Log-probabilities of a prompt come with all of its rows.
+  const { prompt, replay, kvRank, cacheSalt } = request;
+  if (kvRank !== undefined && !request.promptLogprobs)
+    await options.bringKv?.({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt }, kvRank, run.signal);
   const events = options.engine.generate({
-    prompt: request.prompt,
-    cacheSalt: request.cacheSalt,
-    replay: request.replay,
+    prompt,
+    replay,
+    cacheSalt,
     maxTokens: request.maxTokens,
     sampling: samplingOf(request.sampling),
     eos: request.eos,

@@ -7,7 +7,9 @@ import { Leaving, type LeavingOptions } from "./leaving.ts";
 
 /** A worker in a time of its own, in which `script` says what happens when. */
 function worker(script: (ms: number, world: World) => void = () => {}) {
-  const world: World = { active: 0, hosts: false, watched: true, othersLeave: false, dead: undefined, others: "active", cuts: [] };
+  const world: World = {
+    ...{ active: 0, hosts: false, watched: true, othersLeave: false, dead: undefined, others: "active", cuts: [], kvReadAt: undefined },
+  };
   let now = 0;
   const options: LeavingOptions = {
     engine: {
@@ -28,6 +30,7 @@ function worker(script: (ms: number, world: World) => void = () => {}) {
     hosts: () => world.hosts,
     operatorWatches: () => world.watched,
     othersLeave: async () => world.othersLeave,
+    kvReadAt: () => world.kvReadAt,
     dead: () => world.dead,
     onChange: () => {},
     log: silentLog,
@@ -58,6 +61,7 @@ interface World {
   othersLeave: boolean;
   dead: string | undefined;
   others: "active" | "draining";
+  kvReadAt: number | undefined;
   readonly cuts: number[];
 }
 
@@ -80,6 +84,27 @@ test("what still runs is cut ten seconds before the end, and experts are served 
   Object.assign(world, { hosts: true, active: 1 });
   assert.equal(await ended(), 72_000);
   assert.deepEqual(world.cuts, [65_000]);
+});
+
+test("requests that were cut can be read from: until nobody has read for a while, and not for ever", async () => {
+  const reading = (until: number) =>
+    worker((ms, now) => {
+      if (ms <= until) now.kvReadAt = ms;
+    });
+  for (const [until, want] of [
+    [0, 500],
+    [3_000, 3_500],
+    [60_000, 15_000],
+  ] as const) {
+    const { world, leaving, ended } = reading(until);
+    Object.assign(world, { active: 1, kvReadAt: Number.NEGATIVE_INFINITY });
+    await leaving.drain(true);
+    assert.equal(await ended(), want);
+  }
+  const { world, leaving, ended } = reading(0);
+  Object.assign(world, { kvReadAt: Number.NEGATIVE_INFINITY });
+  await leaving.drain(true);
+  assert.equal(await ended(), 0, "nothing was cut");
 });
 
 test("a grace period that is too short for anything is kept", async () => {

@@ -9,6 +9,8 @@ const lookMs = 50;
 const cutBeforeEndMs = 10_000;
 /** Milliseconds before the end of the grace period. */
 const closeBeforeEndMs = 3_000;
+/** Milliseconds without a read after which a cut request's keys and values are no longer asked for, and the most for all of them. */
+const kvWanted = { quietMs: 500, mostMs: 15_000 };
 /** Another operator leads within this time. */
 const operatorAwayMs = 15_000;
 const askPeersMs = 1_000;
@@ -22,6 +24,8 @@ export interface LeavingOptions {
   readonly operatorWatches: () => boolean;
   /** True when no rank remains that could ask this one. */
   readonly othersLeave: () => Promise<boolean>;
+  /** When keys and values were read for another rank last; undefined where they stay. */
+  readonly kvReadAt: () => number | undefined;
   readonly dead: () => string | undefined;
   readonly onChange: () => void;
   readonly log: Log;
@@ -33,6 +37,8 @@ export class Leaving {
   #drained = false;
   #ending = false;
   #cut: NodeJS.Timeout | undefined;
+  /** When requests were cut last. */
+  #cutAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: LeavingOptions) {
     this.#options = options;
@@ -59,7 +65,10 @@ export class Leaving {
     clearTimeout(this.#cut);
     if (on && finishMs > 0 && engine.load().activeRequests > 0)
       this.#cut = setTimeout(() => void this.#cutRequests(), Math.min(finishMs, timerMsMax)).unref();
-    else await engine.drain(on);
+    else {
+      if (on) this.#noteCut();
+      await engine.drain(on);
+    }
     onChange();
   }
 
@@ -78,7 +87,7 @@ export class Leaving {
         cut = true;
         await this.#cutRequests();
       }
-      if (engine.load().activeRequests === 0 && !(await needed())) return;
+      if (engine.load().activeRequests === 0 && !(await needed()) && !this.#isReadFrom(time.now())) return;
       await time.sleep(lookMs);
     }
     log.warn({ activeRequests: engine.load().activeRequests, experts: hosts() }, "ends without having handed over all");
@@ -100,10 +109,24 @@ export class Leaving {
     };
   }
 
+  /** Others may still want the keys and values of requests that were cut. */
+  #isReadFrom(now: number): boolean {
+    const readAt = this.#options.kvReadAt();
+    if (readAt === undefined || now - this.#cutAt >= kvWanted.mostMs) return false;
+    return now - Math.max(this.#cutAt, readAt) < kvWanted.quietMs;
+  }
+
+  #noteCut(): void {
+    const { engine, log, time = realTime } = this.#options;
+    const { activeRequests } = engine.load();
+    if (activeRequests === 0) return;
+    this.#cutAt = time.now();
+    log.info({ activeRequests }, "requests go on elsewhere");
+  }
+
   async #cutRequests(): Promise<void> {
     const { engine, log } = this.#options;
-    const { activeRequests } = engine.load();
-    if (activeRequests > 0) log.info({ activeRequests }, "requests go on elsewhere");
+    this.#noteCut();
     await engine.drain(true).catch((err: unknown) => log.warn({ err }, "the engine did not end its requests"));
   }
 }

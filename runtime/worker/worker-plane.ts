@@ -2,7 +2,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { PredictorName, SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
-import type { Engine, EngineInfo } from "../engine/engine.ts";
+import type { Engine, EngineInfo, EngineKv } from "../engine/engine.ts";
 import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
 import { Peers } from "../experts/peers.ts";
 import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
@@ -20,7 +20,9 @@ import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
-import { createWorkerExperts, type OnDemandSocket, type WorkerExperts } from "./experts.ts";
+import { asWorker, createWorkerExperts, type OnDemandSocket, type WorkerExperts } from "./experts.ts";
+import { KvFetch } from "./kv-fetch.ts";
+import { KvSource } from "./kv-source.ts";
 import { Leaving } from "./leaving.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 import { ServiceRecord } from "./service-record.ts";
@@ -79,6 +81,8 @@ export interface WorkerPlane {
   readonly leaving: Leaving;
   readonly record: ServiceRecord;
   readonly vitals: () => WorkerVitals;
+  /** Undefined for an engine whose keys and values stay. */
+  readonly bringKv: KvFetch["bring"] | undefined;
   caller(call: Caller): PeerIdentity;
   openConnections(host: string, port: number): Promise<void>;
   serve(server: GrpcServer): void;
@@ -125,6 +129,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     },
   });
   options.onDemand.connect(experts.onDemand);
+  const kv = engine.kv && kvOf(engine.kv, { options, experts, caller });
   const joiner = new Joiner({ self: identity, namespace, name, tls, network, log, peers, plan: experts.plan });
   const ask = { self: identity, namespace, name, tls, network, log };
   const others = () => peers.membership.members.filter(({ rank, state }) => rank !== identity.rank && state !== "lost");
@@ -140,6 +145,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
         others().map(({ address }) => address),
         ask,
       )),
+    kvReadAt: () => kv?.source.readAt,
     dead: () => health.deadReason(),
     onChange: () => refresh(),
     log,
@@ -167,10 +173,27 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const serve = (server: GrpcServer) => {
     server.add(Control, control.handlers());
     server.addHeartbeats(experts.heartbeatHandler);
-    server.addReads(new ReadHost({ unit: experts.unitSource, ...options.textSources }), identity.deploymentUid, experts.admitReads);
+    server.addReads(
+      new ReadHost({ unit: experts.unitSource, ...options.textSources, ...(kv && { kv: kv.source.serve }) }),
+      identity.deploymentUid,
+      experts.admitReads,
+    );
   };
   const openConnections = (host: string, port: number) => experts.connections.open(host, port);
-  return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };
+  return { experts, leaving, record, vitals, bringKv: kv?.bring, caller, openConnections, serve, start, close: () => experts.close() };
+}
+
+interface KvParts {
+  readonly options: PlaneOptions;
+  readonly experts: WorkerExperts;
+  readonly caller: WorkerPlane["caller"];
+}
+
+function kvOf(kv: EngineKv, { options: { metrics, log }, experts: { peers, pace }, caller }: KvParts) {
+  const authorize = (call: Caller) => void asWorker(caller(call));
+  const onServed = (bytes: number) => metrics.add("enodia_kv_served_bytes_total", bytes);
+  const fetch = new KvFetch({ kv, peers, pace, metrics, log });
+  return { source: new KvSource({ kv, pace, authorize, onServed }), bring: fetch.bring.bind(fetch) };
 }
 
 /** Milliseconds. */

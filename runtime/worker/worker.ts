@@ -317,6 +317,7 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, pla
     refuses: () => leaving.refuses(),
     record,
     kvUse: () => kvUse(vitals()),
+    bringKv: plane.bringKv,
     onGap: (ms) => {
       experts.pace.token(ms);
       record.gap(ms);

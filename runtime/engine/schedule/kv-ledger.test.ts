@@ -21,8 +21,9 @@ class Memory {
   constructor(count: number) {
     this.slots = Array.from({ length: count }, () => []);
   }
-  apply(ledger: SlotLedger): void {
-    for (const change of ledger.takeChanges()) {
+  apply(ledger: SlotLedger): boolean {
+    const changes = ledger.takeChanges();
+    for (const change of changes) {
       if (change.kind === "trim") {
         const slot = this.slots[change.slot]!;
         slot.length = Math.min(slot.length, change.length);
@@ -33,6 +34,7 @@ class Memory {
       this.slots[to] = this.slots[from]!.slice(0, length);
       if (change.kind === "move") this.slots[from] = [];
     }
+    return changes.length > 0;
   }
   write(slot: number, at: number, values: readonly number[]): void {
     const row = this.slots[slot]!;
@@ -69,7 +71,7 @@ const setting = fc.record({
   slots: fc.integer({ min: 1, max: 5 }),
   blocks: fc.integer({ min: context / blockTokens, max: 40 }),
 });
-const acts = ["admit", "prefill", "decode", "decode", "leave", "leavePrefill"] as const;
+const acts = ["admit", "prefill", "decode", "decode", "leave", "leavePrefill", "move"] as const;
 const command = fc.record({ act: fc.constantFrom(...acts), pick: fc.nat(1000) });
 
 /** A ledger beside a plain picture of the memory and of what each request wrote. */
@@ -81,6 +83,7 @@ class World {
   readonly written = new Map<string, number[]>();
   prefilling: string[] = [];
   reused = 0;
+  moved = 0;
   #next = 0;
 
   constructor({ slots, blocks }: { slots: number; blocks: number }) {
@@ -137,6 +140,27 @@ class World {
     }
   }
 
+  /** A block of a text comes from another rank, and one is read for another. */
+  move(pick: number): void {
+    const text = Uint32Array.from([...this.written.values()][pick % 11] ?? prompts[pick % prompts.length]!);
+    const { blocks } = this.ledger.blocksBehind({ tokens: text });
+    const block = blocks[pick % 3 === 0 ? 1 : 0];
+    for (let slot = block && this.ledger.slotFor(block); block && slot; slot = this.ledger.slotFor(block)) {
+      const isChanged = this.memory.apply(this.ledger);
+      if (isChanged) continue;
+      const tokens = text.slice(block.from, block.to);
+      this.memory.write(slot.index, block.from, [...tokens]);
+      this.ledger.wrote(slot, tokens);
+      this.moved += 1;
+      break;
+    }
+    for (const { id, to } of blocks) {
+      const slot = this.ledger.slotWith({ id, to });
+      if (slot) assert.deepEqual(this.memory.slots[slot.index]!.slice(0, to), [...text.slice(0, to)]);
+      assert.equal(this.ledger.slotWith({ id, to: to + reuseTokensMin }), undefined);
+    }
+  }
+
   leave(id: string | undefined): void {
     if (id === undefined) return;
     this.ledger.leave(id);
@@ -160,7 +184,7 @@ class World {
 }
 
 test("whatever comes and goes, every request finds its own tokens in its slot, and no more is written than counted", () => {
-  let reused = 0;
+  let [reused, moved] = [0, 0];
   fc.assert(
     fc.property(setting, fc.array(command, { minLength: 60, maxLength: 150, size: "max" }), (options, commands) => {
       const world = new World(options);
@@ -168,15 +192,17 @@ test("whatever comes and goes, every request finds its own tokens in its slot, a
         if (act === "admit") world.admit(pick);
         else if (act === "prefill") world.prefill(pick);
         else if (act === "decode") world.decode(pick);
+        else if (act === "move") world.move(pick);
         else if (act === "leave") world.leave(world.ledger.decoding()[pick % Math.max(1, world.ledger.decoding().length)]);
         else world.leave(world.prefilling[pick % Math.max(1, world.prefilling.length)]);
         world.check();
       }
       reused += world.reused;
+      moved += world.moved;
     }),
     { numRuns: 300 },
   );
-  assert.ok(reused > 1000, `${reused}`);
+  assert.ok(reused > 1000 && moved > 300, `${reused} reused, ${moved} moved`);
 });
 
 function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
@@ -259,7 +285,7 @@ test("blocks are taken from what was used longest ago, from its end, and no more
   assert.equal(ledger.admit("a2", { tokens: prompt(0) })?.reused, 24, "the oldest lost two blocks");
 });
 
-test("texts of another start have nothing in common", () => {
+test("texts of another start have nothing in common, neither here nor at other ranks", () => {
   const ledger = ledgerOf(4);
   const tokens = Uint32Array.from({ length: 40 }, (_, i) => i);
   for (const start of ["salted", undefined]) {
@@ -271,5 +297,9 @@ test("texts of another start have nothing in common", () => {
   }
   const other = { tokens, start: "other" };
   assert.deepEqual([ledger.reusable({ tokens }), ledger.reusable({ tokens, start: "salted" }), ledger.reusable(other)], [39, 39, 0]);
+  const [block] = ledger.blocksBehind(other).blocks;
+  assert.equal(ledger.slotWith(block!), undefined);
+  ledger.wrote(ledger.slotFor(block!)!, tokens.slice(0, 32));
+  assert.deepEqual([ledger.reusable(other), ledger.slotWith(block!)?.index !== undefined], [32, true]);
   assert.equal(ledger.admit("again", { tokens, start: "salted" })?.reused, 39);
 });

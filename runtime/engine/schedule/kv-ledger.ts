@@ -1,4 +1,5 @@
 // The ledger of KV memory, pure: slots, blocks, copies and moves, reusable prefixes (../DECISIONS.md 5).
+import { movedKv } from "../../../crds/common.ts";
 import { type Found, type Holder, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
 
 export type SlotChange =
@@ -29,6 +30,14 @@ interface Slot extends Holder {
 export interface Admission {
   readonly slot: number;
   readonly reused: number;
+}
+
+/** `id`: that of all tokens up to `to`; `before`: of those up to `from`, without any the start of their chain. */
+export interface KvBlock {
+  readonly id: string;
+  readonly before: string;
+  readonly from: number;
+  readonly to: number;
 }
 
 const empty = (index: number): Slot => ({
@@ -114,6 +123,43 @@ export class SlotLedger {
 
   reusable(text: Text): number {
     return this.#index.find(text, text.tokens.length - 1, () => false)?.length ?? 0;
+  }
+
+  /** What of a text is here, in multiples of `reuseTokensMin`, and the blocks behind that, without the last token. */
+  blocksBehind(text: Text): { readonly here: number; readonly blocks: readonly KvBlock[] } {
+    const whole = (length: number): number => length - (length % reuseTokensMin);
+    const [here, end] = [whole(this.reusable(text)), whole(Math.max(0, text.tokens.length - 1))];
+    const blocks: KvBlock[] = [];
+    for (let from = here; from < end; ) {
+      const to = Math.min(from + movedKv.tokens, end);
+      blocks.push({ id: this.#index.idOf(text, to), before: this.#index.idOf(text, from), from, to });
+      from = to;
+    }
+    return { here, blocks };
+  }
+
+  /** A slot that has the block and all before it; it is evicted last. Undefined also for an id that ends elsewhere. */
+  slotWith({ id, to }: Pick<KvBlock, "id" | "to">): { readonly index: number } | undefined {
+    const slot = [...this.#index.having(id)].find(({ ids }) => ids[to / reuseTokensMin - 1] === id);
+    if (slot !== undefined && slot.owner === undefined) slot.used = ++this.#clock;
+    return slot;
+  }
+
+  /** A reusable slot that ends where the block begins, with room for it; undefined when there is none. */
+  slotFor({ before, from, to }: Omit<KvBlock, "id">): { readonly index: number } | undefined {
+    const blocks = this.#blocksOf(to);
+    const slot = this.blocksUsed + blocks > this.#pool.blocks ? undefined : this.#endingAt(before, from);
+    if (slot === undefined || !this.#freeBlocks(blocks - slot.blocks, slot)) return undefined;
+    slot.used = ++this.#clock;
+    return slot;
+  }
+
+  /** Positions behind those of `slotFor` were written, with nothing else in between. */
+  wrote({ index }: { readonly index: number }, tokens: Uint32Array): void {
+    const slot = this.#slots[index] as Slot;
+    append(slot, tokens);
+    slot.blocks = this.#blocksOf(slot.length);
+    this.#reusable(slot, slot.length);
   }
 
   /** Undefined when a slot or blocks are missing. */
@@ -223,6 +269,20 @@ export class SlotLedger {
     append(slot, holder.tokens.subarray(0, length));
     this.#reusable(slot, length);
     return length;
+  }
+
+  #endingAt(before: string, length: number): Slot | undefined {
+    const at = this.used;
+    const having = length === 0 ? [] : [...this.#index.having(before)];
+    const own = having.find((slot) => slot.owner === undefined && slot.length === length);
+    if (own !== undefined || at >= this.#pool.slots || (length > 0 && having.length === 0)) return own;
+    const [blocks, [holder]] = [this.#blocksOf(length), having];
+    if (holder === undefined) this.#clear(at);
+    else this.#take({ holder, length }, at, blocks);
+    const slot = this.#slots[at] as Slot;
+    if (holder === undefined) slot.start = before;
+    slot.blocks = blocks;
+    return slot;
   }
 
   /** True where a prefix is moved instead of copied, since the rest of its slot is worthless or does not fit. */

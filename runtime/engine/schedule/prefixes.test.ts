@@ -45,6 +45,7 @@ test("an identity is that of all tokens before, of the model and of the class of
     holder.ids,
     [16, 32].map((length) => index.idOf({ tokens: held.slice() }, length)),
   );
+  assert.deepEqual([...index.having(holder.ids[1]!)], [holder]);
   const others = [prefixIds("model", "exact: f16"), prefixIds("other", "exact: f32"), prefixIds("mode", "lexact: f32")];
   const ids = [prefixIds("model", "exact: f32"), ...others].map((idOf) => new PrefixIndex<Holder>(idOf).idOf({ tokens: held }, 32));
   assert.equal(ids[0], holder.ids[1]);

@@ -1,6 +1,8 @@
 // The index of token prefixes in KV memory, pure, by the identity that they have at every rank.
 
-export const reuseTokensMin = 16;
+import { movedKv } from "../../../crds/common.ts";
+
+export const reuseTokensMin = movedKv.step;
 
 /**
  * The identity of a prefix, which no two have in common: that of all but its last `reuseTokensMin` tokens (without any the chain's start),
@@ -55,6 +57,11 @@ export class PrefixIndex<T extends Holder> {
       const holders = this.#holders.get(id) ?? new Set();
       this.#holders.set(id, holders.add(holder));
     }
+  }
+
+  /** Those that have the prefix of this identity. */
+  having(id: string): Iterable<T> {
+    return this.#holders.get(id) ?? [];
   }
 
   /** The identity of so many tokens of a text, a multiple of `reuseTokensMin`. */

@@ -9,6 +9,7 @@ import type { StepTools } from "../pass/step-tools.ts";
 import type { Outbound } from "../rows/outbound.ts";
 import type { PeerConnections } from "../rows/peer-connections.ts";
 import type { Batcher } from "../schedule/batch.ts";
+import type { KvTransfers } from "./kv-transfers.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
 import type { OnDemandCalls } from "./on-demand.ts";
@@ -46,6 +47,7 @@ interface Parts {
   readonly requests: Requests;
   readonly routing: Routing;
   readonly steps: Steps;
+  readonly transfers: KvTransfers;
   readonly measured: Pick<StepTools, "counter" | "times">;
   readonly send: (message: FromEngine, transfer?: ArrayBuffer[]) => void;
 }
@@ -62,14 +64,15 @@ export class Calls {
     const { send } = this.#parts;
     try {
       const result = await this.#call(message);
-      send({ type: "answer", id: message.id, result }, result instanceof Float32Array ? [result.buffer as ArrayBuffer] : []);
+      const moved = result instanceof Float32Array || result instanceof Uint8Array ? [result.buffer as ArrayBuffer] : [];
+      send({ type: "answer", id: message.id, result }, moved);
     } catch (caught) {
       send({ type: "failed", id: message.id, error: toPlain(caught) });
     }
   }
 
   async #call(message: CallMessage): Promise<unknown> {
-    const { boundary, experts, inbox, connections, outbound, requests, routing } = this.#parts;
+    const { boundary, experts, inbox, connections, outbound, requests, routing, transfers } = this.#parts;
     switch (message.method) {
       case "runExperts":
         return inbox.serve(message.argument);
@@ -94,6 +97,12 @@ export class Calls {
         return this.#stats();
       case "drain":
         return requests.drain(message.argument);
+      case "lookKv":
+        return transfers.look(message.argument);
+      case "readKv":
+        return transfers.read(message.argument);
+      case "writeKv":
+        return transfers.write(message.argument);
       case "close":
         return this.#close();
     }

@@ -8,6 +8,7 @@ import type {
   Engine,
   EngineConnections,
   EngineInfo,
+  EngineKv,
   EngineOptions,
   GenerateEvent,
   GenerateRequest,
@@ -67,6 +68,11 @@ class EngineClient implements Engine {
       return this.#call("openConnections", opening);
     },
     set: (view) => this.#call("setPeers", view),
+  };
+  readonly kv: EngineKv = {
+    look: (text) => this.#call("lookKv", text),
+    read: (block) => this.#call("readKv", block),
+    write: (written) => this.#call("writeKv", written, [written.data.buffer as ArrayBuffer]),
   };
   readonly #info: EngineInfo;
   readonly #port: MessagePort;

@@ -66,3 +66,31 @@ test("an error outside of a step's rows is not taken for the prompt's between wh
   await interleaver.next();
   assert.throws(() => interleaver.next(), fault);
 });
+
+test("a block of KV moves between graphs of a prompt, and no step begins meanwhile", async () => {
+  const seen: string[] = [];
+  let moving = false;
+  const move = async (): Promise<void> => {
+    moving = true;
+    await interleaver.between(); // as of the other half of the step
+    await Promise.resolve();
+    moving = false;
+    seen.push("moved");
+  };
+  let [nowMs, prompts] = [0, false];
+  const run = async (step: unknown): Promise<void> => {
+    assert.ok(!moving, "a step begins");
+    seen.push(step === promptStep ? "prompt" : "decode");
+    if (step !== promptStep) return void (await interleaver.between());
+    for (const ms of [1, 2 * waitMs]) {
+      nowMs += ms;
+      await interleaver.between();
+    }
+  };
+  const batcher = { nextPrompts: () => (prompts ? promptStep : undefined), nextDecodes: () => decodeStep };
+  const interleaver: Interleaver = new Interleaver({ batcher, run, move, waitMs, now: () => nowMs });
+  await interleaver.next();
+  prompts = true;
+  await interleaver.next();
+  assert.deepEqual(seen, ["decode", "prompt", "moved", "decode"]);
+});

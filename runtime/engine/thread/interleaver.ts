@@ -5,6 +5,8 @@ import type { Step } from "../schedule/step-plan.ts";
 interface Parts {
   readonly batcher: Pick<Batcher, "nextPrompts" | "nextDecodes">;
   readonly run: (step: Step) => Promise<void>;
+  /** Moves a block of KV; undefined where none waits. */
+  readonly move?: () => Promise<void> | undefined;
   /** Milliseconds of prompts between two steps that decode, at most. */
   readonly waitMs: number;
   readonly now: () => number;
@@ -32,13 +34,13 @@ export class Interleaver {
     return decode ?? this.#prompt() ?? this.#decode();
   }
 
-  /** Runs a step that decodes if the next graph of a prompt would take longer than it may wait. */
+  /** Runs a step that decodes if the next graph of a prompt would take longer than it may wait, or moves a block of KV. */
   between(): Promise<void> | undefined {
     if (!this.#prompts || this.#decodes) return undefined;
     const now = this.#parts.now();
     this.#graphMs = now - this.#graphAt;
     this.#graphAt = now;
-    return this.#isDue() ? this.#decode() : undefined;
+    return this.#isDue() ? this.#decode() : this.#alone(() => this.#parts.move?.());
   }
 
   #isDue(): boolean {
@@ -57,20 +59,24 @@ export class Interleaver {
 
   #decode(): Promise<void> | undefined {
     const step = this.#parts.batcher.nextDecodes();
-    if (step === undefined) return undefined;
+    return this.#alone(() => step && this.#parts.run(step))?.finally(() => {
+      this.#decodedAt = this.#parts.now();
+      this.#graphAt = this.#decodedAt;
+      this.#graphMs = undefined;
+    });
+  }
+
+  /** No other step begins meanwhile: slots change in the order in which that was decided. */
+  #alone(begin: () => Promise<void> | undefined): Promise<void> | undefined {
     this.#decodes = true;
+    const run = begin();
+    this.#decodes = run !== undefined;
     const failed = (caught: unknown): void => {
       this.#fault = caught;
       if (!this.#prompts) throw caught;
     };
-    return this.#parts
-      .run(step)
-      .catch(failed)
-      .finally(() => {
-        this.#decodes = false;
-        this.#decodedAt = this.#parts.now();
-        this.#graphAt = this.#decodedAt;
-        this.#graphMs = undefined;
-      });
+    return run?.catch(failed).finally(() => {
+      this.#decodes = false;
+    });
   }
 }

@@ -24,6 +24,7 @@ import type { Step } from "../schedule/step-plan.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Interleaver } from "./interleaver.ts";
+import { KvTransfers } from "./kv-transfers.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
 import { OnDemandCalls } from "./on-demand.ts";
@@ -96,15 +97,18 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     requests.flush();
     await macrotask(); // lets messages, loads and replies in
   };
-  const interleaver = new Interleaver({ batcher, run, waitMs: limits.decodeWaitMs, now });
+  const change = steps.change.bind(steps);
+  const transfers = new KvTransfers({ ledger, kv: model.kv, boundary, change, tokenMs: () => steps.promptTokenMs });
+  const interleaver = new Interleaver({ batcher, run, move: () => transfers.next(), waitMs: limits.decodeWaitMs, now });
   const mixed = (): Promise<void> | undefined => {
     const step = batcher.next(rowsTravel(routing, program.layers));
     return step && run(step);
   };
   if (isExact) scheduler.between = () => interleaver.between();
   const next = isExact ? () => interleaver.next() : mixed;
-  const calls = new Calls({ batcher, boundary, experts, inbox, connections, outbound, requests, routing, steps, measured, onDemand, send });
-  return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler };
+  const serving = { experts, inbox, connections, outbound, onDemand, routing };
+  const calls = new Calls({ ...serving, batcher, boundary, requests, steps, transfers, measured, send });
+  return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler, transfers };
 }
 
 type PrefetchParts = Pick<ConstructorParameters<typeof Prefetch>[0], "experts" | "serves"> & {
@@ -142,19 +146,22 @@ export class EngineLoop {
   }
 
   async #run(): Promise<void> {
-    const { batcher, boundary, calls, languages, next, requests, scheduler } = this.#parts;
+    const { batcher, boundary, calls, languages, next, requests, scheduler, transfers } = this.#parts;
     for (;;) {
       requests.flush();
       boundary.pass();
       if (calls.closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
+      const moved = transfers.next();
+      if (moved) await moved;
       const step = next();
       requests.flush();
       if (step) {
         await step;
         await scheduler.betweenGraphs();
-      } else {
+      } else if (moved) await macrotask();
+      else {
         scheduler.running = undefined;
         if (batcher.openIds().length === 0) languages.rest();
         await boundary.sleep(() => void scheduler.serveWaiting()); // takes messages, one of which may wake the loop

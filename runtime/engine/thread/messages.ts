@@ -5,6 +5,9 @@ import type {
   EngineOptions,
   EngineStats,
   ExpectedExperts,
+  KvBlock,
+  KvLook,
+  KvText,
   LoadCounters,
   OnDemandFrame,
   PeerCounts,
@@ -12,6 +15,7 @@ import type {
   PeerView,
   RoutingTables,
   Sampling,
+  WrittenBlock,
 } from "../api.ts";
 import type { AskedBatch } from "../pass/expert-table.ts";
 import type { Notice } from "../schedule/step-plan.ts";
@@ -30,6 +34,9 @@ export interface Calls {
   counters: { argument: undefined; result: LoadCounters };
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
+  lookKv: { argument: KvText; result: KvLook };
+  readKv: { argument: Omit<KvBlock, "before">; result: Uint8Array | undefined };
+  writeKv: { argument: WrittenBlock; result: boolean };
   close: { argument: undefined; result: undefined };
 }
 export type Method = keyof Calls;

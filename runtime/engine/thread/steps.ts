@@ -20,6 +20,8 @@ import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
 
 const stepSecondsMax = 4_096;
+/** Prompts' tokens whose time tells that of the next ones. */
+const tokensRemembered = 1_024;
 /** What walks over the vocabulary may add to a step, by whether others wait: open requests, or ranks (../DECISIONS.md 9). */
 const walkMs = { beside: 10, alone: 50 };
 
@@ -51,6 +53,8 @@ export class Steps {
   readonly #tokens = { prefillTokens: 0, decodeTokens: 0 };
   readonly #waitedSeconds: Record<StepKind, number> = { prefill: 0, decode: 0, mixed: 0 };
   #stepSeconds = noSeconds();
+  /** The last prompts' tokens and their time, earlier ones less. */
+  #prompts = { tokens: 0, ms: 0 };
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -64,7 +68,7 @@ export class Steps {
     const start = scheduler.clock;
     scheduler.running = kind;
     // ../DECISIONS.md 7
-    for (const change of step.changes) await this.#change(change);
+    for (const change of step.changes) await this.change(change);
     const changed = scheduler.clock;
     batcher.changed(step, changed.ms - start.ms);
     try {
@@ -96,7 +100,13 @@ export class Steps {
     return { ...this.#tokens, stepSeconds, waitedSeconds: this.#waitedSeconds };
   }
 
-  async #change(change: SlotChange): Promise<void> {
+  /** Milliseconds of a token in a step of prompts alone; undefined before there was one. */
+  get promptTokenMs(): number | undefined {
+    const { tokens, ms } = this.#prompts;
+    return tokens > 0 ? ms / tokens : undefined;
+  }
+
+  async change(change: SlotChange): Promise<void> {
     const { kv } = this.#parts.model;
     switch (change.kind) {
       case "copy":
@@ -152,6 +162,10 @@ export class Steps {
     this.#tokens.decodeTokens += decodes;
     this.#tokens.prefillTokens += rows - decodes;
     const { ms, waitedMs } = this.#parts.scheduler.clock;
+    if (kind === "prefill") {
+      const kept = tokensRemembered / (tokensRemembered + rows);
+      this.#prompts = { tokens: kept * (this.#prompts.tokens + rows), ms: kept * (this.#prompts.ms + ms - start.ms) };
+    }
     this.#waitedSeconds[kind] += Math.max(0, waitedMs - start.waitedMs) / 1000;
     if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push((ms - start.ms) / 1000);
   }

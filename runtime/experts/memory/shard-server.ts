@@ -38,23 +38,34 @@ export function shardSource(options: ShardServerOptions): NonNullable<ReadSource
 }
 
 async function send(request: UnitRead, call: ReadCall, options: ShardServerOptions): Promise<void> {
-  const { pace } = options;
   const unit = await options.reads.read(request.layer, request.expert, call.signal);
-  const { limit, most } = paceOf(request);
-  let dueAt = performance.now();
+  const chunk = pacedSend(call, options.pace, paceOf(request));
   for (let offset = 0; offset < unit.byteLength; offset += chunkBytesMax) {
     const data = unit.subarray(offset, offset + chunkBytesMax);
-    await call.send(offset, data);
+    await chunk(offset, data);
     options.onServed(data.byteLength);
-    if (limit <= 0) continue;
-    dueAt += pacedMs(data.byteLength, Math.min(most || limit, pace.rate(limit)));
-    const waitMs = dueAt - performance.now();
-    if (waitMs > 1) await sleep(waitMs, undefined, { signal: call.signal });
   }
 }
 
-/** Bytes per second: this rank's share of `limit`, and the receiver's `most`. */
-function paceOf(request: UnitRead): { readonly limit: number; readonly most: number } {
+/** Bytes per second: this rank's share of `limit` (0 = unlimited), and the receiver's `most`. */
+interface SendPace {
+  readonly limit: number;
+  readonly most: number;
+}
+
+/** Resolves when the next chunk may go. */
+export function pacedSend(call: ReadCall, pace: Pick<TransferPace, "rate">, { limit, most }: SendPace): ReadCall["send"] {
+  let dueAt = performance.now();
+  return async (offset, data) => {
+    await call.send(offset, data);
+    if (limit <= 0) return;
+    dueAt += pacedMs(data.byteLength, Math.min(most || limit, pace.rate(limit)));
+    const waitMs = dueAt - performance.now();
+    if (waitMs > 1) await sleep(waitMs, undefined, { signal: call.signal });
+  };
+}
+
+function paceOf(request: UnitRead): SendPace {
   const most = Number(request.maxBytesPerSecond);
   return { most, limit: Number(request.limitBytesPerSecond) || most };
 }

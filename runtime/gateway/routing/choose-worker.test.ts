@@ -246,19 +246,26 @@ test("what ranks tell is kept by the beginnings of prompts: a conversation's own
   const known = new ConversationHosts();
   const prompt = (...blocks: readonly number[]): number[] => blocks.flatMap((block) => Array<number>(16).fill(block));
   const shares = (text: readonly number[]): unknown => [...(known.of(text) ?? [])];
-  known.learn(prompt(1, 1, 2), [
-    { rank: 0, share: 0.5 },
-    { rank: 1, share: 2 },
-  ]);
-  known.learn(prompt(1, 1, 3), [{ rank: 0, share: 1 }]);
+  known.learn(
+    prompt(1, 1, 2),
+    [
+      { rank: 0, share: 0.5 },
+      { rank: 1, share: 2 },
+    ],
+    5,
+  );
+  known.learn(prompt(1, 1, 3), [{ rank: 0, share: 1 }], 6);
+  const ranks = [prompt(1, 1, 2, 7), prompt(1, 1, 3, 7), prompt(1, 1, 9), prompt(2)].map((text) => known.rankOf(text));
+  assert.deepEqual(ranks, [5, 6, 6, undefined], "where each was computed last");
   assert.deepEqual(shares(prompt(1, 1, 2, 7, 8)), [[0, 0.5]], "its next turn");
   assert.deepEqual(shares(prompt(1, 1, 9)), [[0, 0.75]], "another user of the same system prompt");
   assert.equal(known.of(prompt(2)), undefined);
   known.learn(
     prompt(4),
     Array.from({ length: 400 }, (_, rank) => ({ rank, share: 1 })),
+    0,
   );
   assert.equal(known.of(prompt(4))?.size, 8);
-  for (let user = 10; user < 16_400; user++) known.learn(prompt(user), [{ rank: 0, share: 1 }]);
+  for (let user = 10; user < 16_400; user++) known.learn(prompt(user), [{ rank: 0, share: 1 }], 0);
   assert.equal(known.of(prompt(4)), undefined);
 });

@@ -20,6 +20,8 @@ export interface Lease {
   /** Since when its next event is awaited; undefined while the client reads the last one. */
   awaitedSince: number | undefined;
   finished: boolean;
+  /** Another rank, which may have keys and values of the text. */
+  readonly kvRank: number | undefined;
 }
 
 export interface Worker {

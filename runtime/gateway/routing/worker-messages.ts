@@ -54,9 +54,10 @@ interface Asked {
   readonly span: Span;
   /** Unix ms, wall clock. */
   readonly deadline: number;
+  readonly kvRank: number | undefined;
 }
 
-export function toRequest(identity: Identity, { generation, replay, span, deadline }: Asked) {
+export function toRequest(identity: Identity, { generation, replay, span, deadline, kvRank }: Asked) {
   const { keep } = generation;
   return {
     sender: toSender(identity),
@@ -73,5 +74,6 @@ export function toRequest(identity: Identity, { generation, replay, span, deadli
     keep: keep && { id: keep.id, digest: keep.digest, note: keep.note },
     deadlineUnixMs: BigInt(deadline),
     traceparent: span.traceparent,
+    ...(kvRank === undefined ? {} : { kvRank }),
   };
 }

@@ -63,8 +63,8 @@ export class WorkerPool implements Workers {
   readonly #looks: NodeJS.Timeout;
   /** Members that are not lost, and former ones with requests. */
   readonly #watched = new Set<Worker>();
-  /** The class of the worker that last computed the request. */
-  readonly #classes = new WeakMap<Generation, string>();
+  /** The worker that last computed the request, and its class. */
+  readonly #last = new WeakMap<Generation, { readonly rank: number; readonly numerics: string }>();
   readonly #conversations = new ConversationHosts();
   #version = -1;
   #holdMs = 0;
@@ -134,13 +134,14 @@ export class WorkerPool implements Workers {
   }
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
-    const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
+    const last = this.#last.get(generation);
+    const before = replay.length > 0 ? last?.numerics : undefined;
     const { rank, reason } = this.#choose(generation, shunned, before);
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
     const { numerics = "" } = worker.member;
     if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
-    this.#classes.set(generation, numerics);
+    this.#last.set(generation, { rank, numerics });
     const lease: Lease = {
       generation,
       pendingTokens: generation.prompt.length + replay.length,
@@ -148,6 +149,7 @@ export class WorkerPool implements Workers {
       cut: new AbortController(),
       awaitedSince: this.#now(),
       finished: false,
+      kvRank: this.#otherRank(rank, last?.rank ?? this.#conversations.rankOf(generation.prompt)),
     };
     worker.leases.add(lease);
     const { tracing } = this.#options;
@@ -228,7 +230,7 @@ export class WorkerPool implements Workers {
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
       const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC uses the wall clock
-      call = client.generate(toRequest(this.#options.identity, { generation, replay, span, deadline }), {
+      call = client.generate(toRequest(this.#options.identity, { generation, replay, span, deadline, kvRank: lease.kvRank }), {
         deadline: deadline + slackMs.generate,
       });
       call.on("error", nothing); // the loop below throws it
@@ -266,6 +268,12 @@ export class WorkerPool implements Workers {
     });
   }
 
+  /** Undefined for a rank that has nothing to give to another one. */
+  #otherRank(rank: number, from: number | undefined): number | undefined {
+    if (from === undefined || from === rank) return undefined;
+    return this.#workers.get(from)?.life?.away === false ? from : undefined;
+  }
+
   #conversationOf({ prompt, maxTokens }: Generation) {
     const hosts = this.#conversations.of(prompt);
     return hosts && { hosts, tokens: prompt.length + Math.min(decodeTokensCounted, maxTokens) };
@@ -274,7 +282,7 @@ export class WorkerPool implements Workers {
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
     if (event.type === "token" || event.type === "progress")
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
-    if (event.type === "finish") this.#conversations.learn(lease.generation.prompt, event.hosts ?? []);
+    if (event.type === "finish") this.#conversations.learn(lease.generation.prompt, event.hosts ?? [], worker.member.rank);
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;

@@ -91,6 +91,7 @@ interface Request {
   readonly prompt: number[];
   readonly maxTokens: number;
   readonly sampling: Sampled & { readonly topP: number; readonly topK: number };
+  readonly kvRank?: number;
 }
 const greedy: Sampled = { temperature: 0, seed: 1n };
 
@@ -278,20 +279,25 @@ export class Ranks {
     await this.carryOut(this.nextPlan(layers));
   }
 
-  /** Generates at a rank; when that fails or drains, goes on at the next of `order`, replaying what it has. */
+  /**
+   * Generates at a rank; when that fails or drains, goes on at the next of `order`, replaying what it has. `from`: a rank that may have keys
+   * and values of the prompt.
+   */
   async text(
     order: number[],
     prompt: number[],
     maxTokens: number,
     onToken: (tokens: number[]) => unknown = () => {},
     sampling: Sampled = greedy,
+    from?: number,
   ): Promise<number[]> {
     const tokens: number[] = [];
     let last: unknown;
-    for (const rank of order) {
+    for (const [i, rank] of order.entries()) {
+      const kvRank = order[i - 1] ?? from;
+      const request = { prompt, maxTokens, sampling: { topP: 1, topK: 0, ...sampling }, ...(kvRank === undefined ? {} : { kvRank }) };
       try {
-        const done = await this.#generate(rank, { prompt, maxTokens, sampling: { topP: 1, topK: 0, ...sampling } }, tokens, onToken);
-        if (done) return tokens;
+        if (await this.#generate(rank, request, tokens, onToken)) return tokens;
       } catch (error) {
         last = error;
       }

@@ -411,6 +411,13 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
   keep?: Keep | undefined;
 
   /**
+   * this rank may have keys and values of the beginning of the text
+   *
+   * @generated from field: optional uint32 kv_rank = 14;
+   */
+  kvRank?: number | undefined;
+
+  /**
    * only requests with the same one share what was computed for their prompts
    *
    * @generated from field: string cache_salt = 15;
@@ -931,6 +938,12 @@ export declare type Read = Message<"enodia.runtime.v1.Read"> & {
      */
     value: ListRead;
     case: "list";
+  } | {
+    /**
+     * @generated from field: enodia.runtime.v1.KvRead kv = 4;
+     */
+    value: KvRead;
+    case: "kv";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1029,6 +1042,48 @@ export declare type ListRead = Message<"enodia.runtime.v1.ListRead"> & {
  * Use `create(ListReadSchema)` to create a new message.
  */
 export declare const ListReadSchema: GenMessage<ListRead>;
+
+/**
+ * Keys and values of a text, in blocks of 64 positions and what is left: each block in chunks, then one chunk with the SHA-256 of all bytes
+ * before it. The read ends where a block is not there.
+ *
+ * @generated from message enodia.runtime.v1.KvRead
+ */
+export declare type KvRead = Message<"enodia.runtime.v1.KvRead"> & {
+  /**
+   * 16 bytes each: the identity of all tokens up to the end of each block, with the model and the class of bits
+   *
+   * @generated from field: bytes ids = 1;
+   */
+  ids: Uint8Array;
+
+  /**
+   * the position at which the first block begins
+   *
+   * @generated from field: uint32 from = 2;
+   */
+  from: number;
+
+  /**
+   * at which the last one ends
+   *
+   * @generated from field: uint32 to = 3;
+   */
+  to: number;
+
+  /**
+   * as of UnitRead
+   *
+   * @generated from field: uint64 max_bytes_per_second = 4;
+   */
+  maxBytesPerSecond: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.KvRead.
+ * Use `create(KvReadSchema)` to create a new message.
+ */
+export declare const KvReadSchema: GenMessage<KvRead>;
 
 /**
  * @generated from message enodia.runtime.v1.Chunk

@@ -1,0 +1,190 @@
+// Brings keys and values of a text from the rank that may have them, as far as that is sooner than computing (DECISIONS.md 7).
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import type { EngineKv, KvBlock, KvLook, KvText } from "../engine/engine.ts";
+import type { TransferPace } from "../experts/memory/transfer-pace.ts";
+import type { Peers } from "../experts/peers.ts";
+import { readLimits } from "../net/failure-detector.ts";
+import { newPart, receive } from "../net/file-reads.ts";
+import type { ReadLink } from "../net/read-link.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/runtime-metrics.ts";
+import { kvBlocksMax } from "./kv-source.ts";
+
+/** Fewer are computed. */
+const leastTokens = 64;
+/** More wait, within their time. */
+const fetchesAtOnce = 4;
+/** Milliseconds that a fetch may take: as long as computing, within these bounds; `unknown` before this rank has computed a prompt. */
+const fetchMs = { least: 200, unknown: 5_000, most: 10_000 };
+/** Bytes per second that a transfer may have while tokens are as fast as without it; it follows their latency (transfer-pace.ts). */
+const rateMost = 512 * 1024 * 1024;
+/** A measured rate counts for so long, so that a slow link is tried again. */
+const rateKnownMs = 15_000;
+/** Less tells no rate, but where it took all of its time. */
+const measuredBytes = 256 * 1024;
+const busyPauseMs = 20;
+const digestBytes = 32;
+
+interface KvFetchOptions {
+  readonly kv: EngineKv;
+  readonly peers: Pick<Peers, "self" | "usable" | "clients" | "onChange">;
+  readonly pace: Pick<TransferPace, "begin">;
+  readonly metrics: Pick<Metrics<"worker">, "add" | "observe">;
+  readonly log: Pick<Log, "debug" | "warn">;
+}
+
+interface Wanted {
+  readonly text: Uint32Array;
+  readonly look: KvLook;
+  readonly tokens: number;
+  readonly signal: AbortSignal;
+}
+
+interface Fetching extends Omit<Wanted, "tokens"> {
+  readonly reads: Pick<ReadLink, "read">;
+  /** Aborts when computing would be done. */
+  readonly late: AbortSignal;
+}
+
+export class KvFetch {
+  readonly #options: KvFetchOptions;
+  readonly #running = new Set<Promise<void>>();
+  #rate: { readonly bytesPerMs: number; readonly at: number } | undefined;
+
+  constructor(options: KvFetchOptions) {
+    this.#options = options;
+  }
+
+  /** Resolves within the time that computing would take; whatever fails, what is missing is computed. */
+  async bring(text: KvText, rank: number, signal: AbortSignal): Promise<void> {
+    const { kv, peers, metrics, log } = this.#options;
+    if (rank === peers.self.rank || !peers.usable(rank) || text.tokens.length <= leastTokens) return;
+    try {
+      const look = await kv.look(text);
+      const tokens = (look.blocks.at(-1)?.to ?? 0) - look.here;
+      if (tokens < leastTokens) return;
+      if (this.#pays(look)) await this.#from(rank, { text: text.tokens, look, tokens, signal });
+      else metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
+    } catch (err) {
+      log.warn({ err, rank }, "keys and values are computed anew");
+    }
+  }
+
+  async #from(rank: number, { text, look, tokens, signal }: Wanted): Promise<void> {
+    const { peers, metrics, log } = this.#options;
+    const reads = peers.clients(rank)?.reads;
+    if (reads === undefined) return;
+    const ms = look.tokenMs === undefined ? fetchMs.unknown : Math.max(fetchMs.least, Math.min(fetchMs.most, tokens * look.tokenMs));
+    const gone = new AbortController();
+    const unwatch = peers.onChange(() => void (peers.usable(rank) || gone.abort()));
+    const late = AbortSignal.timeout(Math.ceil(ms));
+    const fetching = { reads, text, look, late, signal: AbortSignal.any([signal, gone.signal, late]) };
+    const fetched = { blocks: 0, bytes: 0 };
+    const startedAt = performance.now();
+    const fault = await this.#inTurn(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
+    const seconds = (performance.now() - startedAt) / 1000;
+    const result = resultOf(fetched.blocks, look.blocks.length, fault);
+    log.debug({ rank, tokens, ...fetched, result, reason: fault?.message }, "keys and values of another rank");
+    metrics.add("enodia_kv_fetches_total", 1, { result });
+    metrics.add("enodia_kv_fetch_blocks_total", fetched.blocks, { result: "fetched" });
+    metrics.add("enodia_kv_fetch_blocks_total", look.blocks.length - fetched.blocks, { result: "missing" });
+    metrics.add("enodia_kv_fetch_bytes_total", fetched.bytes);
+    metrics.observe("enodia_kv_fetch_duration_seconds", seconds);
+  }
+
+  /** True where bytes are expected before rows, or nothing is known yet. */
+  #pays({ tokenBytes, tokenMs }: KvLook): boolean {
+    const rate = this.#rate;
+    if (rate === undefined || tokenMs === undefined || performance.now() - rate.at > rateKnownMs) return true;
+    return tokenBytes / rate.bytesPerMs < tokenMs;
+  }
+
+  async #inTurn(work: () => Promise<void>, signal: AbortSignal): Promise<AppError | undefined> {
+    try {
+      while (this.#running.size >= fetchesAtOnce) await Promise.race([...this.#running, aborted(signal)]);
+      signal.throwIfAborted();
+      const run = work();
+      const ended = run.then(nothing, nothing).finally(() => this.#running.delete(ended));
+      this.#running.add(ended);
+      await run;
+      return undefined;
+    } catch (caught) {
+      return AppError.from(caught, "fetching keys and values");
+    }
+  }
+
+  async #fetch(fetching: Fetching, fetched: { blocks: number; bytes: number }): Promise<void> {
+    const end = this.#options.pace.begin(rateMost);
+    const startedAt = performance.now();
+    try {
+      for (let before = -1; before < fetched.blocks; ) {
+        before = fetched.blocks;
+        await this.#read(fetching, fetched);
+      }
+    } finally {
+      end();
+      const ms = performance.now() - startedAt;
+      if (fetched.bytes >= measuredBytes || fetching.late.aborted) this.#rate = { bytesPerMs: fetched.bytes / ms, at: performance.now() };
+    }
+  }
+
+  /** One read; a source that answers as many as it may is asked again. */
+  async #read({ reads, text, look, signal }: Fetching, fetched: { blocks: number; bytes: number }): Promise<void> {
+    const { kv } = this.#options;
+    const blocks = look.blocks.slice(fetched.blocks, fetched.blocks + kvBlocksMax);
+    const [first, last] = [blocks[0], blocks.at(-1)];
+    if (first === undefined || last === undefined) return;
+    const bytesOf = ({ from, to }: KvBlock): number => (to - from) * look.tokenBytes;
+    const part = newPart(blocks.reduce((sum, block) => sum + bytesOf(block) + digestBytes, 0));
+    const unfit = (why: string) => new AppError(`keys and values of another rank: ${why}`, { code: "CorruptKv" });
+    let [at, filled, data] = [0, 0, new Uint8Array(bytesOf(first))];
+    const store = async (chunk: Uint8Array): Promise<void> => {
+      const block = blocks[at] as KvBlock;
+      if (filled < data.byteLength) {
+        if (filled + chunk.byteLength > data.byteLength) throw unfit("chunks are not those of the block");
+        data.set(chunk, filled);
+        filled += chunk.byteLength;
+        return;
+      }
+      if (!part.hash.copy().digest().equals(chunk)) throw unfit("their SHA-256 is another");
+      const bytes = data.byteLength;
+      const tokens = text.slice(block.from, block.to);
+      if (!(await kv.write({ block, tokens, data }))) throw new AppError("there is no room for them", { code: "Busy", retry: "never" });
+      at += 1;
+      [filled, data] = [0, new Uint8Array(at < blocks.length ? bytesOf(blocks[at] as KvBlock) : 0)];
+      fetched.blocks += 1;
+      fetched.bytes += bytes;
+    };
+    const ids = Buffer.from(blocks.map(({ id }) => id).join(""), "hex");
+    const value = { ids, from: first.from, to: last.to, maxBytesPerSecond: BigInt(rateMost) };
+    for (;;) {
+      signal.throwIfAborted();
+      const read = reads.read({ case: "kv", value });
+      const abort = () => read.cancel(new AppError("their time is over", { code: "Cancelled" }));
+      signal.addEventListener("abort", abort, { once: true });
+      try {
+        return await receive(read, part, { stallMs: readLimits.kvMs, unfit: () => unfit("more came than was asked for"), store });
+      } catch (caught) {
+        // A source that answers as many reads as it may is asked again.
+        if (part.received > 0 || AppError.from(caught).code !== "Busy") throw caught;
+        await sleep(busyPauseMs, undefined, { signal });
+      } finally {
+        signal.removeEventListener("abort", abort);
+      }
+    }
+  }
+}
+
+function resultOf(blocks: number, of: number, fault: AppError | undefined): "ok" | "part" | "none" | "error" {
+  if (blocks === 0) return fault === undefined ? "none" : "error";
+  return blocks === of ? "ok" : "part";
+}
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+
+function nothing(): void {}
