@@ -19,8 +19,8 @@ export interface LayerRouter {
   readonly compiled: Compiled;
 }
 
-/** Layers with experts behind the one that computes. */
-const lookahead = 1;
+/** Layers with experts behind the one that computes (../../experts/DECISIONS.md 8). */
+const lookahead = 2;
 /** Rows that routers are asked with, evenly apart, since a prompt has thousands. */
 const askedRowsMax = 16;
 const namedMax = 64;

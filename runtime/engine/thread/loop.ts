@@ -39,6 +39,15 @@ const cell = new Int32Array(new SharedArrayBuffer(4));
 const passedEveryMs = 200;
 const yieldProcessor = (): void => void Atomics.wait(cell, 0, 0, 0.05);
 
+function tellPassed(now: () => number, send: Mailbox["send"]): () => void {
+  let toldAt = Number.NEGATIVE_INFINITY;
+  return () => {
+    if (now() - toldAt < passedEveryMs) return;
+    toldAt = now();
+    send({ type: "passed" });
+  };
+}
+
 /** Each part is given those before it. */
 function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOptions) {
   const { program, backend, store, embed, blocks, info, pool } = model;
@@ -78,14 +87,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const requests = new Requests({ hosts, model, batcher, languages, prompts, boundary, send });
   const serves = (layer: number, expert: number): boolean => areMine(layer, [expert]);
   const prefetch = prefetchOf(model, options, { experts, counter: measured.counter, serves, send });
-  let toldAt = Number.NEGATIVE_INFINITY;
-  const passed = (): void => {
-    if (now() - toldAt < passedEveryMs) return;
-    toldAt = now();
-    send({ type: "passed" });
-  };
   const tools = {
-    ...{ ...measured, program, embed, blocks, experts, scheduler, prefetch, passed },
+    ...{ ...measured, program, embed, blocks, experts, scheduler, prefetch, passed: tellPassed(now, send) },
     ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound) },
     ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
