@@ -94,7 +94,9 @@ export class RankProcesses extends Ranks {
     const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
     const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
     const ports = { grpcPort: 0, enginePort: 0, metricsPort: 0, probePort: 0 };
-    const expertBudgetBytes = this.#expertBytes * (share === undefined || share === 1 ? 2 : share / this.#count);
+    const twoExperts = 2 / (this.index.layers * this.index.experts); // shares of ranks differ by one, and one comes
+    const part = share === undefined ? 2 : share / this.#count + (share === 1 ? twoExperts : 0);
+    const expertBudgetBytes = this.#expertBytes * part;
     const oversubscription = share === undefined ? "Never" : "Allow";
     const memory = { kvPoolBytes, expertBudgetBytes: Math.ceil(expertBudgetBytes), oversubscription, prefetch };
     const compute = { backend, codec, threads, maxContext, ...memory };
