@@ -8,7 +8,7 @@ const figure = (rate: number, stallMs: number, more: Partial<TierFigures> = {}):
   ...{ ownBytes: 90e6, limitBytes: 100e6, sameText: true, peer: undefined },
   ...more,
 });
-const half = { ranks: 1, percent: 50, streams: 1, all: [figure(100, 0)] };
+const half = { ranks: 1, prefetch: "Off", percent: 50, streams: 1, all: [figure(100, 0)] };
 
 test("a row holds where texts are equal, memory is within its limit, and tokens/s and stall are near what was foreseen", () => {
   const row = tierRow({ ...half, figures: [figure(45, 11), figure(50, 12), figure(55, 13)] });

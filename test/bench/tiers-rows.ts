@@ -71,6 +71,7 @@ const within = { from: 0.7, to: 1.3 };
 interface TierCase {
   readonly ranks: number;
   readonly percent: number;
+  readonly prefetch: string;
   readonly streams: number;
   /** One a round. */
   readonly figures: readonly TierFigures[];
@@ -78,7 +79,7 @@ interface TierCase {
   readonly all: readonly TierFigures[];
 }
 
-export function tierRow({ ranks, percent, streams, figures, all }: TierCase) {
+export function tierRow({ ranks, percent, prefetch, streams, figures, all }: TierCase) {
   const middle = (of: (each: TierFigures) => number): number => median(figures.map(of));
   const ratio = (value: number, to: number): number | "-" => (value > 0 && to > 0 ? round(value / to, 2) : "-");
   const rate = middle((each) => each.rate);
@@ -94,7 +95,7 @@ export function tierRow({ ranks, percent, streams, figures, all }: TierCase) {
   const sameText = figures.every((each) => each.sameText);
   const near = !alone || ofForeseen.every((each) => each === "-" || (each >= within.from && each <= within.to));
   return {
-    ...{ ranks, memory: `${percent}%`, streams, tokensPerSecond: round(rate, 2), ofAll: ratio(rate, allRate) },
+    ...{ ranks, memory: `${percent}%`, prefetch, streams, tokensPerSecond: round(rate, 2), ofAll: ratio(rate, allRate) },
     ...{ foreseen: foreseenRate > 0 ? round(foreseenRate, 2) : "-", ofForeseen: ofForeseen[0] },
     ...{
       loadsPerToken: round(

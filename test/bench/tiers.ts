@@ -1,7 +1,9 @@
 // Tokens/s of ranks whose memory holds a share of their experts, beside the operator's forecast, the same ranks with all, and llama.cpp
 // under the same limit of memory: page cache counts, files are read anew, and the disk may be slowed down for both alike.
 import { join } from "node:path";
+import { defaultPrefetch, prefetchModes } from "../../crds/experts-spec.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { WorkerSettings } from "../../crds/process.ts";
 import { cellValues } from "../../runtime/placement/grid.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
@@ -27,6 +29,7 @@ const peer = { steps: 4, seconds: 20 };
 interface Setting {
   readonly ranks: number;
   readonly percent: number;
+  readonly prefetch: WorkerSettings["prefetch"];
 }
 
 interface Bench {
@@ -44,12 +47,21 @@ interface Bench {
 }
 
 const list = (name: string, text: string): number[] => text.split(",").map((each) => count(name, each));
-const keyOf = ({ ranks, percent }: Setting, streams: number): string => `${ranks} ${percent} ${streams}`;
+const keyOf = ({ ranks, percent, prefetch }: Setting, streams: number): string => `${ranks} ${percent} ${prefetch} ${streams}`;
+
+function modeOf(text: string): WorkerSettings["prefetch"] {
+  const mode = prefetchModes.find((each) => each === text);
+  if (mode === undefined) throw invalid(`--prefetch: ${prefetchModes.join(", ")}`);
+  return mode;
+}
 
 export async function tiersBench(args: readonly string[]): Promise<readonly object[]> {
-  const asked = await readArgs(args, ["ranks", "shares", "streams", "disk"]);
-  const { ranks = "1", shares = "100,75,50,35", streams = "1,8", disk } = asked.own;
-  const settings = list("ranks", ranks).flatMap((each) => list("shares", shares).map((percent) => ({ ranks: each, percent })));
+  const asked = await readArgs(args, ["ranks", "shares", "streams", "disk", "prefetch"]);
+  const { ranks = "1", shares = "100,75,50,35", streams = "1,8", disk, prefetch = defaultPrefetch } = asked.own;
+  const modes = prefetch.split(",").map(modeOf);
+  const settings = list("ranks", ranks).flatMap((each) =>
+    list("shares", shares).flatMap((percent) => modes.map((mode) => ({ ranks: each, percent, prefetch: mode }))),
+  );
   if (settings.some(({ percent }) => percent > 100)) throw invalid("--shares: percents of the experts' bytes, up to 100");
   const { limited, slowed } = tryLimits(asked.storeDir, disk === undefined ? undefined : count("disk", disk));
   const store = await openStore(asked.storeDir);
@@ -83,12 +95,12 @@ const readsOf = (dir: string, disk: number) => ({ bytesPerSecond: disk * 1e6, pa
 /** One setting from its start to its end, llama.cpp behind it with the same texts. */
 async function measure(bench: Bench, setting: Setting): Promise<void> {
   const { asked, store, figures } = bench;
-  const { ranks, percent } = setting;
+  const { ranks, percent, prefetch } = setting;
   const groups = Array.from({ length: bench.limited ? ranks : 0 }, (_, rank) => groupOf(bench, setting, `${rank}`));
   for (const { file } of Object.values(store.index.codecs)) if (file !== undefined) dropFromCache(join(asked.storeDir, file));
   dropFromCache(join(asked.storeDir, "dense.safetensors"));
   const settings: RankSettings = {
-    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: undefined, share: percent / 100 },
+    ...{ backend: asked.backend, codec: asked.codec, maxContext, kvPoolBytes, cpus: undefined, share: percent / 100, prefetch },
     threads: ranks === 1 ? (asked.threads.at(-1) ?? 1) : 1,
     joins: (rank, pid) => groups[rank]?.join(pid),
   };
@@ -104,7 +116,7 @@ async function measure(bench: Bench, setting: Setting): Promise<void> {
       ours.set(streams, { ...came.figures, ownBytes, limitBytes: bench.limited ? limitOf(bench, setting) : Number.NaN });
       const { rate, loads, stallMs, foreseen: said } = came.figures;
       const waits = `${round(stallMs)} ms of ${round(loads)} loads a token (foreseen ${round(said.stallMs)} of ${round(said.loads)})`;
-      log(`${ranks} ranks, ${percent}%, ${streams} streams: ${round(rate, 2)} tokens/s, ${waits}`);
+      log(`${ranks} ranks, ${percent}%, ${prefetch}, ${streams} streams: ${round(rate, 2)} tokens/s, ${waits}`);
     }
   } finally {
     await processes.close();
@@ -213,5 +225,5 @@ async function peerRates(bench: Bench, setting: Setting, path: string, texts: Re
 
 function rowOf({ figures }: Bench, setting: Setting, streams: number): object {
   const of = (each: Setting): readonly TierFigures[] => figures.get(keyOf(each, streams)) ?? [];
-  return tierRow({ ...setting, streams, figures: of(setting), all: of({ ranks: setting.ranks, percent: 100 }) });
+  return tierRow({ ...setting, streams, figures: of(setting), all: of({ ...setting, percent: 100 }) });
 }
