@@ -8,6 +8,7 @@ import { createBackend } from "../../runtime/compute/index.ts";
 import { predictors } from "../../runtime/experts/prefetch/index.ts";
 import type { ExpertTrace } from "../../runtime/experts/replay/trace.ts";
 import { batchedExperts, faster, hitsToLru, loadedOnce, lostByPruning, mixed } from "./papers/replays.ts";
+import { dealtRatio, ternaryRatio } from "./papers/simulated.ts";
 import { SmallStores } from "./papers/stores.ts";
 import { type Asked, invalid, log, readArgs } from "./serve.ts";
 import { round } from "./speed-rows.ts";
@@ -43,17 +44,17 @@ const onTrace = (of: (trace: ExpertTrace) => Figure) => async (world: World) => 
 const papers: Readonly<Record<string, Paper>> = {
   "SE-MoE": {
     what: "tokens/s of a ring of whole layers to loading on demand, 16 texts at once",
-    ...{ claim: "1.13 to DeepSpeed", better: "more", control: "random", by: "plan tiers --predictor ring" },
+    ...{ claim: "1.13 to DeepSpeed", better: "more", control: "random", by: "experts.prefetch: Ring" },
     run: onTrace((trace) => ({ here: faster(trace, predictors.ring, batch), control: faster(trace, predictors.random, batch) })),
   },
   "Pre-gated MoE": {
     what: "tokens/s of asking the next layer's router to loading on demand",
-    ...{ claim: "1.5", better: "more", control: "random", by: "plan tiers --predictor next-gate" },
+    ...{ claim: "1.5", better: "more", control: "random", by: "experts.prefetch: NextGate" },
     run: onTrace((trace) => ({ here: faster(trace, predictors["next-gate"]), control: faster(trace, predictors.random) })),
   },
   ExpertFlow: {
     what: "hits of path prediction to those of LRU",
-    ...{ claim: "1.20 (91.9% to 76.6%)", better: "more", control: "shuffled trace", by: "plan tiers --predictor path" },
+    ...{ claim: "1.20 (91.9% to 76.6%)", better: "more", control: "shuffled trace", by: "experts.prefetch: Path" },
     run: onTrace((trace) => ({ here: hitsToLru(trace), control: hitsToLru(mixed(trace)) })),
   },
   "Read-ME": {
@@ -63,7 +64,7 @@ const papers: Readonly<Record<string, Paper>> = {
   },
   M2R2: {
     what: "tokens/s of asking it with moved rows to loading on demand",
-    ...{ claim: "2.9", better: "more", control: "rows as they are", by: "plan tiers --predictor residual; trained adapters: out" },
+    ...{ claim: "2.9", better: "more", control: "rows as they are", by: "experts.prefetch: Residual; trained adapters: out" },
     run: onTrace((trace) => ({ here: faster(trace, predictors.residual), control: faster(trace, predictors["next-gate"]) })),
   },
   "ZeRO-Infinity": {
@@ -85,12 +86,19 @@ const papers: Readonly<Record<string, Paper>> = {
     run: async ({ stores }) => ({ here: await stores.quantizeError(), control: 1 }),
   },
   QMoE: {
-    ...{ what: "bytes of bf16 to those of ternary in a dictionary code", claim: "19.8 (0.807 bits)", better: "more", control: "-" },
-    by: "out: no form below 1 bit",
+    ...{
+      what: "bytes of bf16 to those of ternary in a dictionary code",
+      claim: "19.8 (0.807 bits)",
+      better: "more",
+      control: "as many of each value",
+    },
+    by: "model quantize --types qmoe",
+    run: async () => ({ here: ternaryRatio(0.885), control: ternaryRatio(1 / 3) }),
   },
   Duplex: {
-    ...{ what: "tokens/s of two engines in a rank to the faster one", claim: "2.67 to a GPU, simulated", better: "more", control: "-" },
-    by: "out: a rank has one engine",
+    what: "time of the faster engine to that of both, 8 experts of 1 to 128 rows, device 8 times faster but for a start",
+    ...{ claim: "2.67 to a GPU, simulated", better: "more", control: "one engine", by: "runtime.deviceExpertMemory" },
+    run: async () => ({ here: dealtRatio(), control: 1 }),
   },
   "Edge-MoE": {
     what: "loads of an expert for 16 tokens together to those for each by itself",
