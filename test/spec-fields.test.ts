@@ -53,6 +53,7 @@ const chosen: Record<string, unknown> = {
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.kvPool": "7Mi",
+  "runtime.deviceExpertMemory": "7Mi",
   "runtime.decodeWait": "70ms",
   "runtimeImage.image": "enodia/runtime:other",
   "rolloutStrategy.maxSurge": 2,

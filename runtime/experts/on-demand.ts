@@ -106,7 +106,7 @@ export class OnDemand implements OnDemandExperts {
     const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
-    const joinedBytes = prefetch?.joined({ layer, expert }) ?? 0;
+    const joinedBytes = wasHere ? 0 : (prefetch?.joined({ layer, expert }) ?? 0);
     const arrived = wasHere ? () => {} : this.#waitForLoad();
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, (bytes) => {

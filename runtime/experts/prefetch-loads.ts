@@ -44,6 +44,7 @@ export class PrefetchLoads {
   #chances: ReadonlyMap<number, number> = new Map();
   #waiting: number[] = [];
   #demands = 0;
+  readonly #closed = new AbortController();
 
   constructor(options: PrefetchLoadsOptions) {
     this.#options = options;
@@ -83,6 +84,11 @@ export class PrefetchLoads {
     return running.bytes;
   }
 
+  /** What runs ends, and nothing begins. */
+  close(): void {
+    this.#closed.abort();
+  }
+
   gone(expert: ResidentExpert): void {
     if (this.#unused.delete(this.#cellOf(expert))) this.#counts.wasted += 1;
   }
@@ -102,7 +108,7 @@ export class PrefetchLoads {
     const most = Math.max(1, Math.min(loadsMax, atOnce - 1));
     for (;;) {
       const [cell] = this.#waiting;
-      if (cell === undefined || this.#demands > 0 || this.#running.size >= most) return undefined;
+      if (cell === undefined || this.#closed.signal.aborted || this.#demands > 0 || this.#running.size >= most) return undefined;
       const expert = this.#expertOf(cell);
       const isAbsent = wanted(expert.layer, expert.expert) && !isResident(expert) && !this.#running.has(cell);
       if (isAbsent && this.#running.size > 0 && this.#runningBytes() + materializer.storedBytes(expert) > loadBytesMax) return undefined;
@@ -119,7 +125,7 @@ export class PrefetchLoads {
     const request: LoadRequest = {
       ...{ ...expert, kind: "staged", bytesPerSecond: 0, below: this.worth(expert) },
       sources: sourcesOf(expert.layer, expert.expert),
-      signal: AbortSignal.timeout(loadMsMax),
+      signal: AbortSignal.any([AbortSignal.timeout(loadMsMax), this.#closed.signal]),
     };
     try {
       const bytes = await materializer.ensure(request);

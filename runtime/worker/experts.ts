@@ -149,7 +149,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     });
   const admitReads = (call: Caller) => admitRead(options.caller(call), peers);
   const close = () => {
-    for (const part of [plan, connections, heartbeats, peers]) part.close();
+    for (const part of [plan, connections, heartbeats, peers, prefetch]) part?.close();
   };
   return {
     oversubscribed,

@@ -84,8 +84,8 @@ function world({
     peers: { self: { rank: 0 }, usable: () => true, clients: () => ({ reads: { read } }), onChange: () => () => {} } as unknown as Peers,
     ...{ pace: { begin: () => () => {} }, metrics, log: silentLog },
   });
-  const bring = async () => {
-    await within(10_000, fetch.bring({ tokens: text, cacheSalt: "" }, 1, new AbortController().signal), "the fetch");
+  const bring = async (signal = new AbortController().signal) => {
+    await within(10_000, fetch.bring({ tokens: text, cacheSalt: "" }, 1, signal), "the fetch");
     const counted = /^enodia_kv_fetches_total\{.*result="(\w+)".* [1-9]/gm;
     return { written, results: [...(await metrics.text()).matchAll(counted)].map(([, result]) => result), reads };
   };
@@ -142,6 +142,16 @@ test("where rows were faster than bytes the text is computed, and no rank is ask
   const { reads } = await bring();
   const again = await bring();
   assert.ok(again.reads === reads && again.results.includes("skipped"), JSON.stringify(again.results));
+});
+
+test("a fetch that waits for its turn ends with its request, and those before it go on", async () => {
+  const silent: World["between"] = () => new Promise(() => {});
+  const { bring } = world({ between: silent, tokenMs: 100 });
+  const left = new AbortController();
+  const before = Array.from({ length: 4 }, () => bring());
+  const waiting = bring(left.signal);
+  setTimeout(() => left.abort(), 50);
+  await Promise.all([...before, waiting]);
 });
 
 test("a source refuses reads of other sizes than blocks have", async () => {

@@ -42,6 +42,7 @@ interface Wanted {
 }
 
 interface Fetching extends Omit<Wanted, "tokens"> {
+  readonly rank: number;
   readonly reads: Pick<ReadLink, "read">;
   /** Aborts when computing would be done. */
   readonly late: AbortSignal;
@@ -50,7 +51,8 @@ interface Fetching extends Omit<Wanted, "tokens"> {
 export class KvFetch {
   readonly #options: KvFetchOptions;
   readonly #running = new Set<Promise<void>>();
-  #rate: { readonly bytesPerMs: number; readonly at: number } | undefined;
+  /** By rank that gave. */
+  readonly #rates = new Map<number, { readonly bytesPerMs: number; readonly at: number }>();
 
   constructor(options: KvFetchOptions) {
     this.#options = options;
@@ -64,7 +66,7 @@ export class KvFetch {
       const look = await kv.look(text);
       const tokens = (look.blocks.at(-1)?.to ?? 0) - look.here;
       if (tokens < leastTokens) return;
-      if (this.#pays(look)) await this.#from(rank, { text: text.tokens, look, tokens, signal });
+      if (this.#pays(look, rank)) await this.#from(rank, { text: text.tokens, look, tokens, signal });
       else metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
     } catch (err) {
       log.warn({ err, rank }, "keys and values are computed anew");
@@ -79,7 +81,7 @@ export class KvFetch {
     const gone = new AbortController();
     const unwatch = peers.onChange(() => void (peers.usable(rank) || gone.abort()));
     const late = AbortSignal.timeout(Math.ceil(ms));
-    const fetching = { reads, text, look, late, signal: AbortSignal.any([signal, gone.signal, late]) };
+    const fetching = { rank, reads, text, look, late, signal: AbortSignal.any([signal, gone.signal, late]) };
     const fetched = { blocks: 0, bytes: 0 };
     const startedAt = performance.now();
     const fault = await this.#inTurn(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
@@ -94,19 +96,20 @@ export class KvFetch {
   }
 
   /** True where bytes are expected before rows, or nothing is known yet. */
-  #pays({ tokenBytes, tokenMs }: KvLook): boolean {
-    const rate = this.#rate;
+  #pays({ tokenBytes, tokenMs }: KvLook, rank: number): boolean {
+    const rate = this.#rates.get(rank);
     if (rate === undefined || tokenMs === undefined || performance.now() - rate.at > rateKnownMs) return true;
     return tokenBytes / rate.bytesPerMs < tokenMs;
   }
 
   async #inTurn(work: () => Promise<void>, signal: AbortSignal): Promise<AppError | undefined> {
     try {
-      while (this.#running.size >= fetchesAtOnce) await Promise.race([...this.#running, aborted(signal)]);
+      const ended = aborted(signal);
+      while (this.#running.size >= fetchesAtOnce && !signal.aborted) await Promise.race([...this.#running, ended]);
       signal.throwIfAborted();
       const run = work();
-      const ended = run.then(nothing, nothing).finally(() => this.#running.delete(ended));
-      this.#running.add(ended);
+      const settled = run.then(nothing, nothing).finally(() => this.#running.delete(settled));
+      this.#running.add(settled);
       await run;
       return undefined;
     } catch (caught) {
@@ -125,7 +128,9 @@ export class KvFetch {
     } finally {
       end();
       const ms = performance.now() - startedAt;
-      if (fetched.bytes >= measuredBytes || fetching.late.aborted) this.#rate = { bytesPerMs: fetched.bytes / ms, at: performance.now() };
+      const isSlow = fetching.late.aborted && ms >= fetchMs.least;
+      if (fetched.bytes >= measuredBytes || isSlow)
+        this.#rates.set(fetching.rank, { bytesPerMs: fetched.bytes / ms, at: performance.now() });
     }
   }
 

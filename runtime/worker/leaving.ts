@@ -66,8 +66,9 @@ export class Leaving {
     if (on && finishMs > 0 && engine.load().activeRequests > 0)
       this.#cut = setTimeout(() => void this.#cutRequests(), Math.min(finishMs, timerMsMax)).unref();
     else {
-      if (on) this.#noteCut();
+      const cuts = on && this.#saysCut();
       await engine.drain(on);
+      if (cuts) this.#cutAt = this.#now();
     }
     onChange();
   }
@@ -116,17 +117,22 @@ export class Leaving {
     return now - Math.max(this.#cutAt, readAt) < kvWanted.quietMs;
   }
 
-  #noteCut(): void {
-    const { engine, log, time = realTime } = this.#options;
+  #now(): number {
+    return (this.#options.time ?? realTime).now();
+  }
+
+  /** False where no request is to be cut. */
+  #saysCut(): boolean {
+    const { engine, log } = this.#options;
     const { activeRequests } = engine.load();
-    if (activeRequests === 0) return;
-    this.#cutAt = time.now();
-    log.info({ activeRequests }, "requests go on elsewhere");
+    if (activeRequests > 0) log.info({ activeRequests }, "requests go on elsewhere");
+    return activeRequests > 0;
   }
 
   async #cutRequests(): Promise<void> {
     const { engine, log } = this.#options;
-    this.#noteCut();
+    const cuts = this.#saysCut();
     await engine.drain(true).catch((err: unknown) => log.warn({ err }, "the engine did not end its requests"));
+    if (cuts) this.#cutAt = this.#now(); // a step that runs ends first
   }
 }

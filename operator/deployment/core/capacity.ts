@@ -5,6 +5,7 @@ import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { headroom, processBytes } from "../../../crds/rank-memory.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
+import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
@@ -118,14 +119,16 @@ export function memoryRefusals(
   if (budget === undefined) return [];
   const result = fit(spec, model, ranks, budget);
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
-  if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count device memory
-  const need = budget + model.denseBytes + model.kvBytes + processBytes;
+  const onDevice = model.backends.every(usesDeviceMemory);
+  if (onDevice && spec.runtime.deviceExpertMemory === undefined) return []; // the container's limit does not count device memory
+  const beside = onDevice ? [] : [["dense part", model.denseBytes] as const, ["kvPool", model.kvBytes] as const];
+  const need = budget + sum(beside.map(([, bytes]) => bytes)) + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [
     {
       reason: "InsufficientMemoryLimit",
       message:
-        `memoryPerRank ${formatBytes(budget)} + dense part ${formatBytes(model.denseBytes)} + kvPool ${formatBytes(model.kvBytes)} + ` +
+        `memoryPerRank ${formatBytes(budget)} + ${beside.map(([name, bytes]) => `${name} ${formatBytes(bytes)} + `).join("")}` +
         `${formatBytes(processBytes)} = ${formatBytes(need, "up")} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: raise the limit or lower memoryPerRank`,
     },
   ];

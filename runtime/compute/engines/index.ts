@@ -41,8 +41,8 @@ class DealtSlab implements ExpertSlab {
   readonly on: Engines<ExpertSlab>;
   readonly #engines: TwoEngines;
   readonly #segment: Segment;
-  /** Copies on the device, by form. */
-  readonly #copied = new Map<string, number>();
+  /** Copies on the device and the slots that they take there, by form. */
+  readonly #copied = new Map<string, { copies: number; slots: number }>();
   #bytesLeft: number;
 
   constructor(engines: TwoEngines, segment: Segment, on: Engines<ExpertSlab>) {
@@ -57,7 +57,11 @@ class DealtSlab implements ExpertSlab {
     const form = { key: JSON.stringify(forms), bytes: this.#engines.device.expertResidentBytes(this.#segment, forms) };
     const times = await this.#engines.timesOf(this.#segment, weights, form.key);
     const processor = await this.on.processor.put(expert, weights, pause);
-    const device = times.device && (await this.#copy(expert, weights, form));
+    const copying = times.device === undefined ? undefined : this.#copy(expert, weights, form);
+    const device = await copying?.catch(async (caught: unknown) => {
+      await processor.dispose();
+      throw caught;
+    });
     if (device === undefined) this.on.device.apart?.(1);
     const engines = this.#engines;
     const program: Compiled = {
@@ -79,23 +83,35 @@ class DealtSlab implements ExpertSlab {
   }
 
   async #copy(expert: number, weights: Weights, form: Form): Promise<Compiled | undefined> {
-    this.#count(form, 1);
+    const { slots } = this.#count(form, 1);
     try {
       if (this.#bytesLeft >= 0) return await this.on.device.put(expert, weights);
     } catch (caught) {
-      if (!isOutOfMemory(caught)) throw caught;
+      if (!isOutOfMemory(caught)) {
+        this.#count(form, -1, slots);
+        throw caught;
+      }
     }
-    this.#count(form, -1);
+    this.#count(form, -1, slots);
     return undefined;
   }
 
-  /** The device's memory grows and shrinks by steps. */
-  #count({ key, bytes }: Form, change: 1 | -1): void {
+  /** The device's memory grows by steps and shrinks when two are empty; `slots`: what it has again. Returns what was before. */
+  #count({ key, bytes }: Form, change: 1 | -1, slots?: number): { readonly copies: number; readonly slots: number } {
     const { step = 1 } = this.on.device;
-    const had = this.#copied.get(key) ?? 0;
-    this.#copied.set(key, had + change);
-    this.#bytesLeft -= (Math.ceil((had + change) / step) - Math.ceil(had / step)) * step * bytes;
+    const before = this.#copied.get(key) ?? { copies: 0, slots: 0 };
+    const copies = before.copies + change;
+    const now = { copies, slots: slots ?? slotsFor(copies, before.slots, step) };
+    this.#copied.set(key, now);
+    this.#bytesLeft -= (now.slots - before.slots) * bytes;
+    return before;
   }
+}
+
+function slotsFor(copies: number, had: number, step: number): number {
+  if (copies > had) return had + step;
+  if (copies === 0) return 0;
+  return copies <= had - 2 * step ? had - step : had;
 }
 
 class TwoEngines {
@@ -199,8 +215,11 @@ export function withProcessor(device: Backend, processor: Backend, options: Besi
     fault: () => device.fault() ?? processor.fault(),
     withOptions: (changed) => withProcessor(device.withOptions(changed), processor, options),
     close: async () => {
-      await device.close();
-      await processor.close();
+      try {
+        await device.close();
+      } finally {
+        await processor.close();
+      }
     },
   };
   return new Proxy(device, {

@@ -201,6 +201,10 @@ export class ExpertTable {
   #note(all: readonly [Wanted, ...Wanted[]], groups: readonly Group[], seconds: number): void {
     const { counter } = this.#tools;
     const { layer } = all[0].frame;
+    counter.ran(
+      layer,
+      groups.map(({ key }) => key),
+    );
     let decodes = 0;
     for (const { key, pairs } of groups) {
       const rows = { decode: 0, prefill: 0 };

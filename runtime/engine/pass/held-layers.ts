@@ -136,7 +136,8 @@ export class HeldLayers {
     const phases = pairs.map((pair) => phaseOf(Math.floor(pair / topK), this.#part.decodes));
     for (const [i, pair] of pairs.entries()) counter.served(phases[i] as Phase, [layer, ids[pair] as number], 1);
     const decoded = phases.filter((phase) => phase === "decode").length;
-    const experts = new Set(pairs.map((pair) => ids[pair])).size;
-    counter.computed(2 * decoded > pairs.length ? "decode" : "prefill", experts, pairs.length, seconds);
+    const experts = new Set(pairs.map((pair) => ids[pair] as number));
+    counter.ran(layer, experts);
+    counter.computed(2 * decoded > pairs.length ? "decode" : "prefill", experts.size, pairs.length, seconds);
   }
 }

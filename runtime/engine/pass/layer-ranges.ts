@@ -90,6 +90,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
       part.attended(layer);
       const shape = program.layers[layer];
       const topK = shape?.kind === "moe" ? shape.topK : 1;
+      tools.counter.ran(layer, new Set(ids));
       for (const [pair, expert] of ids.entries()) {
         const phase = phaseOf(Math.floor(pair / topK), decodes);
         tools.counter.routed(phase, layer, expert, 1);

@@ -46,10 +46,15 @@ export class LoadCounter {
   served(phase: Phase, [layer, expert]: readonly [number, number], rows: number, remote = 0): void {
     this.rowsFor.remote += remote;
     this.rowsFor.local += rows - remote;
-    const cell = layer * this.#grid.experts + expert;
-    this.runs += 1;
-    this.#add("served", phase, cell, rows);
-    if (this.#uses) this.#uses[this.#used++ % usesMax] = cell;
+    this.#add("served", phase, layer * this.#grid.experts + expert, rows);
+  }
+
+  /** Experts of a layer have computed together, each once whatever rows it had. */
+  ran(layer: number, experts: Iterable<number>): void {
+    for (const expert of experts) {
+      this.runs += 1;
+      if (this.#uses) this.#uses[this.#used++ % usesMax] = layer * this.#grid.experts + expert;
+    }
   }
 
   /** Experts that computed since the last call, oldest first, as cells; undefined where uses are not kept. */

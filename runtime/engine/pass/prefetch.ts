@@ -75,10 +75,8 @@ export class Prefetch {
       const rows = someRows(h, layer, count);
       experts.lock
         .run(() => this.#ask(rows, layers, asks))
-        .then(
-          (ahead) => this.#name({ ...choice, ahead }, layers),
-          () => undefined,
-        );
+        .then((ahead) => this.#name({ ...choice, ahead }, layers))
+        .catch(() => undefined);
     }
   }
 

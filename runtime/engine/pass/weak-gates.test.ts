@@ -26,6 +26,13 @@ test("a row with a value far above its others keeps its experts", () => {
   assert.deepEqual(dropped([0.9, 0.1, 0.9, 0.1], 50, h).ids, [0, 8, 2, 3]);
 });
 
+test("free experts are neither left out nor scaled, and a row keeps its largest other expert", () => {
+  const out = { ids: Int32Array.from([2, 9, 3, 9, 2, 3]), gates: Float32Array.from([0.75, 0.125, 0.25, 0.5, 0.25, 0.125]), h: flat(2) };
+  dropWeakGates(out, { ...sizes, topK: 3, percent: 60 });
+  assert.deepEqual([...out.ids], [2, 9, 8, 9, 2, 8]);
+  assert.deepEqual([...out.gates], [1, 0.125, 0, 0.5, 0.375, 0]);
+});
+
 test("rows beside it change nothing of a row", () => {
   const gate = fc.double({ min: 0.01, max: 1, noNaN: true });
   fc.assert(

@@ -23,13 +23,17 @@ export function dropWeakGates({ ids, gates, h }: Chosen, { topK, experts, hidden
   const stride = h.length / rows;
   for (let row = 0; row < rows; row++) {
     const own = gates.subarray(row * topK, (row + 1) * topK);
-    const [largest, sum] = [Math.max(...own), own.reduce((total, gate) => total + gate, 0)];
+    const named = ids.subarray(row * topK, (row + 1) * topK);
+    // Free experts have added theirs already.
+    const real = own.filter((_, k) => (named[k] as number) < experts);
+    const [largest, sum] = [Math.max(...real), real.reduce((total, gate) => total + gate, 0)];
     const isWeak = (gate: number): boolean => gate < (percent / 100) * largest;
-    if (!own.some(isWeak) || hasPeak(h.subarray(row * stride, row * stride + hidden))) continue;
-    const scale = sum / own.reduce((total, gate) => (isWeak(gate) ? total : total + gate), 0);
+    if (!real.some(isWeak) || hasPeak(h.subarray(row * stride, row * stride + hidden))) continue;
+    const scale = sum / real.reduce((total, gate) => (isWeak(gate) ? total : total + gate), 0);
     for (const [k, gate] of own.entries()) {
+      if ((named[k] as number) >= experts) continue;
       own[k] = isWeak(gate) ? 0 : gate * scale;
-      if (isWeak(gate)) ids[row * topK + k] = experts;
+      if (isWeak(gate)) named[k] = experts;
     }
   }
 }

@@ -147,6 +147,7 @@ export class SlotLedger {
 
   /** A reusable slot that ends where the block begins, with room for it; undefined when there is none. */
   slotFor({ before, from, to }: Omit<KvBlock, "id">): { readonly index: number } | undefined {
+    if (to > this.#pool.context) return undefined;
     const blocks = this.#blocksOf(to);
     const slot = this.blocksUsed + blocks > this.#pool.blocks ? undefined : this.#endingAt(before, from);
     if (slot === undefined || !this.#freeBlocks(blocks - slot.blocks, slot)) return undefined;

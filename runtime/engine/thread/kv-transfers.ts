@@ -35,7 +35,7 @@ export class KvTransfers {
   read(block: Omit<KvBlock, "before">): Promise<Uint8Array | undefined> {
     const { ledger, kv } = this.#parts;
     return this.#later(async () => {
-      await this.#settle();
+      for (let changes = ledger.takeChanges(); changes.length > 0; changes = ledger.takeChanges()) await this.#carryOut(changes);
       const slot = ledger.slotWith(block);
       return slot && kv.readRows(slot.index, block.from, block.to - block.from);
     });
@@ -49,7 +49,12 @@ export class KvTransfers {
       throw new AppError(`a block of ${count} tokens with ${data.byteLength} bytes`, { code: "InvalidArgument" });
     return this.#later(async () => {
       for (let slot = ledger.slotFor(block); slot !== undefined; slot = ledger.slotFor(block)) {
-        if (await this.#settle()) continue; // requests may have left meanwhile
+        if (ledger.slotWith(block) !== undefined) return true; // another request of the same text brought it
+        const changes = ledger.takeChanges();
+        if (changes.length > 0) {
+          await this.#carryOut(changes);
+          continue; // requests may have left meanwhile
+        }
         kv.writeRows(slot.index, block.from, data);
         ledger.wrote(slot, tokens);
         return true;
@@ -63,12 +68,9 @@ export class KvTransfers {
     return this.#waiting.shift()?.();
   }
 
-  /** Makes the memory what the ledger says; false where it is. */
-  async #settle(): Promise<boolean> {
-    const { ledger, change } = this.#parts;
-    const changes = ledger.takeChanges();
-    for (const each of changes) await change(each);
-    return changes.length > 0;
+  /** Slots may move again while it is awaited: a slot is used without an await behind the last `takeChanges`. */
+  async #carryOut(changes: readonly SlotChange[]): Promise<void> {
+    for (const each of changes) await this.#parts.change(each);
   }
 
   #later<T>(move: () => Promise<T>): Promise<T> {

@@ -112,11 +112,16 @@ export class ExpertRounding {
         const [weight, data] = [weights[name] as WeightData, () => floatsOf(name)];
         jobs.set(key, async () => rounded.set(key, await this.#one(type, { weight, data }, importance[name])));
       }
-    const all = jobs.values();
+    const left = [...jobs.values()];
     const oneByOne = async (): Promise<void> => {
-      for (const job of all) await job();
+      try {
+        for (let job = left.shift(); job !== undefined; job = left.shift()) await job();
+      } finally {
+        left.length = 0; // also where one fails
+      }
     };
-    await Promise.all(Array.from({ length: this.#threads }, oneByOne));
+    const ended = await Promise.allSettled(Array.from({ length: this.#threads }, oneByOne));
+    for (const each of ended) if (each.status === "rejected") throw each.reason;
     return ways.map(({ types }) => Object.fromEntries(names.map((name, i) => [name, rounded.get(`${types[i]} ${name}`) as WeightData])));
   }
 
