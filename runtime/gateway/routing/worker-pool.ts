@@ -141,7 +141,6 @@ export class WorkerPool implements Workers {
     const worker = this.#worker(rank);
     const { numerics = "" } = worker.member;
     if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
-    this.#last.set(generation, { rank, numerics });
     const lease: Lease = {
       generation,
       pendingTokens: generation.prompt.length + replay.length,
@@ -283,6 +282,8 @@ export class WorkerPool implements Workers {
     if (event.type === "token" || event.type === "progress")
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
     if (event.type === "finish") this.#conversations.learn(lease.generation.prompt, event.hosts ?? [], worker.member.rank);
+    const { rank, numerics = "" } = worker.member;
+    if (event.type === "started" || event.type === "token") this.#last.set(lease.generation, { rank, numerics });
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;
