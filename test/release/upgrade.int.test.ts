@@ -45,7 +45,7 @@ function changedChart(version: string, change: (spec: any, crd: any) => void): s
   writeFileSync(join(chart, "Chart.yaml"), stringify({ ...meta, version, appVersion: version }));
   const crd = parse(readFileSync(join(root, "crds/manifests/moedeployments.yaml"), "utf8"));
   change(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec, crd.spec);
-  writeFileSync(join(chart, "templates/crds/moedeployments.yaml"), stringify(crd));
+  writeFileSync(join(chart, "templates/crds/moedeployments.yaml"), stringify(crd, { version: "1.1" }));
   return chart;
 }
 

@@ -5,7 +5,6 @@ import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { headroom, processBytes } from "../../../crds/rank-memory.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
-import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
@@ -122,7 +121,7 @@ export function memoryRefusals(
   const onDevice = model.backends.every(usesDeviceMemory);
   if (onDevice && spec.runtime.deviceExpertMemory === undefined) return []; // the container's limit does not count device memory
   const beside = onDevice ? [] : [["dense part", model.denseBytes] as const, ["kvPool", model.kvBytes] as const];
-  const need = budget + sum(beside.map(([, bytes]) => bytes)) + processBytes;
+  const need = budget + beside.reduce((total, [, bytes]) => total + bytes, 0) + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [
     {
