@@ -24,7 +24,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
     runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/ runtime/experts/prefetch/`,
   "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
     runtime/engine/thread/ runtime/net/`,
-  "runtime/experts/": "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/ runtime/experts/cache/",
+  "runtime/experts/":
+    "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/ runtime/experts/cache/",
   "runtime/experts/prefetch/": "runtime/placement/grid.ts runtime/kernels/",
   "runtime/experts/cache/": "runtime/placement/grid.ts",
   "runtime/experts/replay/": "runtime/placement/grid.ts runtime/experts/prefetch/ runtime/experts/cache/",
