@@ -65,6 +65,12 @@ test("next-use keeps half of what all steps need in turn, as belady does and lru
   }
 });
 
+test("next-use knows how often steps use the only expert that a rank has of a layer", () => {
+  const eviction = evictions["next-use"].create({ grid: { layers: 3, experts: 1 } });
+  for (let step = 0; step < 41; step++) for (const unit of step % 8 === 0 ? [0, 1, 2] : [1, 2]) eviction.use(unit);
+  assert.ok(eviction.worth(0) < eviction.worth(1));
+});
+
 test("belady without the future is refused", () => {
   assert.throws(() => evictions.belady.create({ grid }), /only a replay knows/);
 });
