@@ -72,6 +72,36 @@ test("all that a layer no longer wants leaves, whatever one of them meets with",
   assert.deepEqual([residents.bytes, residents.count], [30, 1]);
 });
 
+test("a load that nobody waited for goes before others once rows wait for its expert", async () => {
+  const residents = new ResidentSet({ budgetBytes: 100, bytesOf: () => 10, now: () => 0, worth: () => 0 });
+  const reads: number[] = [];
+  const ends: (() => void)[] = [];
+  const tiers = {
+    read: async ({ expert }: ResidentExpert) => {
+      reads.push(expert);
+      await new Promise<void>((resolve) => ends.push(resolve));
+      return { unit: new Uint8Array(1), source: "store" as const, seconds: 0 };
+    },
+  };
+  const device = { load: async () => {}, unload: async () => {} };
+  const pace = new TransferPace({ onChange: () => {} });
+  const materializer = new Materializer({ device, residents, tiers, storedBytes: () => 1, pace, log: silentLog, loadsAtOnce: 1 });
+  const ask = { layer: 0, kind: "staged", sources: [], bytesPerSecond: 0, signal: AbortSignal.timeout(5_000) } as const;
+  const ahead = (expert: number) => materializer.ensure({ ...ask, expert, below: 1 });
+  const loads = [materializer.ensure({ ...ask, expert: 1 }), ahead(2), ahead(3), materializer.ensure({ ...ask, expert: 3 })];
+  for (let i = 0; i < 3; i++) {
+    await tick();
+    ends[i]?.();
+  }
+  assert.deepEqual(
+    [await Promise.all(loads), reads],
+    [
+      [1, 1, 1, 0],
+      [1, 3, 2],
+    ],
+  );
+});
+
 test("processors and the pool's threads bound loads at once, large experts come two by two", () => {
   const mebibyte = 2 ** 20;
   const cases: [cpus: number, expertBytes: number, loads: number][] = [

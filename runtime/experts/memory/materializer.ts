@@ -68,6 +68,8 @@ export class Materializer {
   readonly #changed = new Signal();
   /** Experts that a full disk did not take; each use fetches them. */
   readonly #notKept = new Set<string>();
+  /** Experts on their way, for whatever, that rows wait for. */
+  readonly #awaited = new Set<string>();
   #fetchedBytes = 0;
 
   constructor(options: MaterializerOptions) {
@@ -124,6 +126,7 @@ export class Materializer {
         return await this.#load(request, hold);
       }
       if (request.below !== undefined) return 0;
+      if (isUrgent(request)) this.#awaited.add(key(request));
       if (admission.action === "full" && request.mayStayOnDisk) return this.#keepOnDisk(request);
       if (admission.action === "full") full(admission, request);
       await this.#changed.wait(pollMs, signal);
@@ -164,16 +167,16 @@ export class Materializer {
       this.residents.gone(request);
       throw AppError.from(caught, `loading expert ${layer}/${expert}`);
     } finally {
+      this.#awaited.delete(key(request));
       this.#changed.notify();
     }
   }
 
   /** Tiers write what they fetch from elsewhere. */
   async #keepOnDisk(request: LoadRequest): Promise<number> {
-    const key = `${request.layer}.${request.expert}`;
-    if (this.#onDisk(request) || this.#notKept.has(key)) return 0;
+    if (this.#onDisk(request) || this.#notKept.has(key(request))) return 0;
     const bytes = await this.#receive(request, async () => (await this.#read(request)).byteLength);
-    if (!this.#onDisk(request)) this.#notKept.add(key);
+    if (!this.#onDisk(request)) this.#notKept.add(key(request));
     return bytes;
   }
 
@@ -197,8 +200,8 @@ export class Materializer {
   /** Limited loads wait before they take a slot, so that urgent ones, which rows wait for, find one free. */
   #receive(request: LoadRequest, work: () => Promise<number>): Promise<number> {
     const transfer = { bytes: this.storedBytes(request), limit: request.bytesPerSecond, signal: request.signal };
-    const isUrgent = request.kind === "staged" && request.below === undefined;
-    return this.#pace.receive(transfer, () => this.#slots.run(isUrgent, work));
+    const urgent = (): boolean => isUrgent(request) || this.#awaited.has(key(request));
+    return this.#pace.receive(transfer, () => this.#slots.run(urgent, work));
   }
 
   async #unload(leaving: readonly ResidentExpert[]): Promise<void> {
@@ -212,6 +215,11 @@ export class Materializer {
     }
   }
 }
+
+const key = ({ layer, expert }: ResidentExpert): string => `${layer}.${expert}`;
+
+/** Rows wait for it. */
+const isUrgent = ({ kind, below }: LoadRequest): boolean => kind === "staged" && below === undefined;
 
 function checkWanted({ layer, expert, signal, wanted }: LoadRequest): void {
   if (signal.aborted) throw abortReason(signal);
@@ -229,30 +237,24 @@ function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onF
 class Semaphore {
   #free: number;
   #ended = 0;
-  readonly #waiting: { urgent: boolean; go: () => void }[] = [];
+  readonly #waiting: { urgent: () => boolean; go: () => void }[] = [];
 
   constructor(slots: number) {
     this.#free = slots;
   }
-  async run<T>(urgent: boolean, work: () => Promise<T>): Promise<T> {
+  /** `urgent` may change while it waits. */
+  async run<T>(urgent: () => boolean, work: () => Promise<T>): Promise<T> {
     if (this.#free > 0) this.#free -= 1;
-    else await this.#wait(urgent);
+    else await new Promise<void>((go) => this.#waiting.push({ urgent, go }));
     try {
       return await work();
     } finally {
       this.#ended += 1;
-      const patient = this.#ended % urgentTurns === 0 ? this.#waiting.findIndex(({ urgent: first }) => !first) : -1;
-      const [next] = this.#waiting.splice(Math.max(0, patient), 1);
+      const urgentFirst = this.#ended % urgentTurns !== 0;
+      const at = this.#waiting.findIndex((each) => each.urgent() === urgentFirst);
+      const [next] = this.#waiting.splice(Math.max(0, at), 1);
       if (next === undefined) this.#free += 1;
       else next.go();
     }
-  }
-  #wait(urgent: boolean): Promise<void> {
-    return new Promise((resolve) => {
-      const entry = { urgent, go: resolve };
-      const before = urgent ? this.#waiting.findIndex((other) => !other.urgent) : -1;
-      if (before === -1) this.#waiting.push(entry);
-      else this.#waiting.splice(before, 0, entry);
-    });
   }
 }
