@@ -191,7 +191,7 @@ const table = {
   enodia_expert_prefetches_total: worker.counter("Experts loaded before rows chose them: useful, late if rows waited, wasted if unused.", {
     ...{ predictor: predictorNames, result: prefetchResults },
   }),
-  enodia_expert_prefetch_bytes_total: worker.counter("Stored bytes of these experts."),
+  enodia_expert_prefetch_bytes_total: worker.counter("Stored bytes of these experts; those of late ones count as missed ones."),
   enodia_dispatch_frames_total: worker.counter("Frames sent to other ranks, by how they were answered.", { result: frameResults }),
   enodia_dispatch_served_frames_total: worker.counter("Frames of other ranks answered here.", { result: frameResults }),
   enodia_dispatch_bytes_total: worker.counter("Bytes of rows sent to and received from other ranks.", { direction: ["sent", "received"] }),

@@ -111,7 +111,7 @@ test("rows that wait for a load on its way make it late, and its bytes are told 
   assert.equal(loads.joined({ layer: 1, expert: 1 }), 0);
   await arrive();
   loads.used(Int32Array.of(1));
-  assert.deepEqual(loads.counts, { useful: 0, late: 1, wasted: 0, bytes: 1 });
+  assert.deepEqual(loads.counts, { useful: 0, late: 1, wasted: 0, bytes: 0 });
 });
 
 test("in 100 random runs no load begins while rows wait, at most two are on their way, and each counts once", async () => {

@@ -129,7 +129,7 @@ export class PrefetchLoads {
     };
     try {
       const bytes = await materializer.ensure(request);
-      this.#counts.bytes += bytes;
+      if (!running.late) this.#counts.bytes += bytes; // late ones are misses, which count theirs
       if (bytes > 0 && isResident(expert)) loaded(expert);
       if (bytes > 0 && !running.late) this.#arrived(cell, isResident(expert));
     } catch {
