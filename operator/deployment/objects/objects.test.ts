@@ -182,6 +182,9 @@ test("the hash speaks of the template, not of the rank or the name", () => {
   assert.equal(one.metadata.annotations?.["enodia.dev/template-hash"], two.metadata.annotations?.["enodia.dev/template-hash"]);
   assert.notEqual(workerTemplate(context({ runtime: { maxContext: 64 } })).hash, template.hash);
   assert.equal(workerTemplate(context({ replicas: 9 })).hash, template.hash);
+  const hashOf = (experts: object) => workerTemplate(context({ experts })).hash;
+  assert.equal(hashOf({ prefetch: "NextGate" }), template.hash, "nothing is loaded ahead where all experts fit");
+  assert.notEqual(hashOf({ prefetch: "NextGate", oversubscription: "Allow" }), hashOf({ oversubscription: "Allow" }));
 });
 
 test("nothing that an operator is set to is in a pod, and none of it is in a hash", () => {

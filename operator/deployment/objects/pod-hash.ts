@@ -2,6 +2,7 @@
 // pods is not in it; defaults count as absent. Pure.
 import { createHash } from "node:crypto";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, type PodTemplate } from "../../../crds/moe-deployment.ts";
+import { defaultOversubscription } from "../../../crds/names.ts";
 import {
   gatewayKind,
   mergePodTemplate,
@@ -47,7 +48,7 @@ const workerFields = ({ model, experts, runtime, rebalancing, telemetry, schedul
     memoryPerRank,
     oversubscription,
     minGatePercent,
-    prefetch,
+    prefetch: oversubscription === defaultOversubscription ? undefined : prefetch,
     window: rebalancing.trigger.window,
     nats: telemetry.nats,
     scheduling,
