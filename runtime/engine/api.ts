@@ -115,6 +115,8 @@ export interface EngineInfo extends ExpertGrid {
   readonly speed: number;
   /** True when it computes on the machine's cores. */
   readonly sharesCores: boolean;
+  /** What was asked for and has little or no effect. Unset: nothing. */
+  readonly warning?: string | undefined;
 }
 
 export interface GenerateRequest {

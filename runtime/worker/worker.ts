@@ -136,6 +136,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     },
     "model opened",
   );
+  if (info.warning !== undefined) log.warn({ device: info.device }, info.warning);
 
   const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
   const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, budgetBytes }, opened);

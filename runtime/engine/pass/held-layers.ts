@@ -94,7 +94,7 @@ export class HeldLayers {
     const [local, others] = [groups.filter(({ key }) => key === localKey), groups.filter(({ key }) => key !== localKey)];
     // Frames to others are sent before local work.
     const remote = others.length > 0 ? this.#send(held, { layer, topK, ...chosen, groups: others }) : undefined;
-    this.#tools.prefetch?.chose({ layer, topK, ids: chosen.ids });
+    this.#tools.prefetch?.chose({ layer, topK, ids: chosen.ids, first, decodes });
     if (local.length > 0) this.#add(held, { layer, topK, ...chosen, groups: local });
     return { sentAt, remote };
   }

@@ -97,7 +97,7 @@ export async function passRange(tools: StepTools, { part, from, to: wished, x }:
         tools.counter.served(phase, [layer, expert], 1);
         tools.chose?.(part.first + Math.floor(pair / topK), layer, expert);
       }
-      if (shape?.kind === "moe") tools.prefetch?.chose({ layer, ids, topK });
+      if (shape?.kind === "moe") tools.prefetch?.chose({ layer, ids, topK, first: part.first, decodes });
     }
     head?.take(out);
     return { x: out.x, to };

@@ -7,7 +7,7 @@ import { predictors } from "../../experts/prefetch/index.ts";
 import { gridOf } from "../../placement/grid.ts";
 import type { ExpectedExperts } from "../api.ts";
 import { Mutex } from "./mutex.ts";
-import { Prefetch } from "./prefetch.ts";
+import { Prefetch, whyNotAsked } from "./prefetch.ts";
 
 const hidden = 2;
 
@@ -23,8 +23,8 @@ function asking(name: keyof typeof predictors, run: (data: Float32Array) => Int3
     serves: (_layer, expert) => expert !== 3,
     tell: (expected) => void told.push(expected),
   });
-  const chose = async (layer: number, ids: readonly number[], rows?: readonly number[]) => {
-    prefetch.chose({ layer, ids: Int32Array.from(ids), topK: 2 }, rows && Float32Array.from(rows));
+  const chose = async (layer: number, ids: readonly number[], rows?: readonly number[], of = { first: 0, decodes: 1 }) => {
+    prefetch.chose({ layer, ids: Int32Array.from(ids), topK: 2, ...of }, rows && Float32Array.from(rows));
     await settled();
   };
   return { told, here, chose };
@@ -53,6 +53,13 @@ test("a router that fails, rows on a device and a router that reads more than it
   assert.deepEqual(told, []);
 });
 
+test("where routers are not asked, the reason is said", () => {
+  const router = { input: "h", compiled: {} as Compiled };
+  assert.equal(whyNotAsked([undefined, router], undefined), undefined);
+  assert.match(whyNotAsked([undefined, router], "cuda: a device") ?? "", /stay in the memory of cuda: a device/);
+  assert.match(whyNotAsked([undefined, undefined], undefined) ?? "", /more than their rows/);
+});
+
 test("residual asks with rows moved on by what the last layer changed", async () => {
   const asked: number[][] = [];
   const { chose } = asking("residual", (data) => {
@@ -60,12 +67,16 @@ test("residual asks with rows moved on by what the last layer changed", async ()
     return new Int32Array(2);
   });
   await chose(0, [0, 1], [2, 1]);
+  asked.length = 0;
+  await chose(0, [0, 1], [9, 9], { first: 1, decodes: 1 });
+  await chose(0, [0, 1], [8, 8], { first: 0, decodes: 0 });
+  assert.deepEqual(asked.splice(0).join(), "9,9,9,9,8,8,8,8", "the other half, and a prompt");
   await chose(2, [0, 1], [3, 3]);
   await chose(0, [0, 1], [1, 1]);
   assert.deepEqual(
     asked.map((rows) => rows.join()),
-    ["2,1", "2,1", "4,5", "1,1", "1,1"],
-    "for two layers, for the last one, and anew",
+    ["4,5", "1,1", "1,1"],
+    "for the last layer, and anew for two",
   );
 });
 

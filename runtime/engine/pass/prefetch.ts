@@ -36,10 +36,15 @@ interface PrefetchOptions {
   readonly tell: (expected: ExpectedExperts) => void;
 }
 
-type Chosen = Pick<Choice, "layer" | "ids" | "topK">;
+interface Chosen extends Pick<Choice, "layer" | "ids" | "topK"> {
+  /** As in its part of a step. */
+  readonly first: number;
+  readonly decodes: number;
+}
 
 interface Rows {
   readonly layer: number;
+  readonly part: number;
   readonly count: number;
   readonly data: Float32Array; // [count, hidden]
 }
@@ -49,7 +54,8 @@ type Ahead = NonNullable<Choice["ahead"]>;
 export class Prefetch {
   readonly #options: PrefetchOptions;
   readonly #predictor: Predictor;
-  #before: Rows | undefined;
+  /** One for each part. */
+  readonly #before: Rows[] = [];
   /** Something absent was named last. */
   #told = false;
 
@@ -63,16 +69,17 @@ export class Prefetch {
    * `h`: what the layer's router read, before its norm, [rows, hidden]; unset where rows stay on a device. Routers run before what the
    * caller computes with the lock behind this call.
    */
-  chose({ layer, ids, topK }: Chosen, h?: Float32Array): void {
+  chose({ layer, ids, topK, first, decodes }: Chosen, h?: Float32Array): void {
     const { experts, grid, hidden, kind } = this.#options;
-    const choice = { layer, ids: ids.slice(), topK };
+    const part = (decodes > 0 ? 0 : 2) + (first > 0 ? 1 : 0); // a step that decodes runs between the layers of a prompt's
+    const choice = { layer, ids: ids.slice(), topK, part };
     const layers: number[] = [];
     for (let to = layerBehind(grid, layer); to >= 0 && layers.length < lookahead; to = layerBehind(grid, to)) layers.push(to);
     const count = ids.length / topK;
     const { asks } = kind;
     if (asks === undefined || h === undefined || h.length !== count * hidden || layers.length === 0) this.#name(choice, layers);
     else {
-      const rows = someRows(h, layer, count);
+      const rows = someRows(h, { layer, part, count });
       experts.lock
         .run(() => this.#ask(rows, layers, asks))
         .then((ahead) => this.#name({ ...choice, ahead }, layers))
@@ -91,13 +98,13 @@ export class Prefetch {
       const named = Int32Array.from(ids?.data ?? []);
       asked.set(to, { ids: named, width: named.length / rows.count });
     }
-    this.#before = rows;
+    this.#before[rows.part] = rows;
     return (to) => asked.get(to);
   }
 
   /** Moved on by so many times what the last layer changed. */
-  #accelerated({ layer, count, data }: Rows, times: number): Float32Array {
-    const before = this.#before;
+  #accelerated({ layer, part, count, data }: Rows, times: number): Float32Array {
+    const before = this.#before[part];
     if (before === undefined || before.count !== count || layerBehind(this.#options.grid, before.layer) !== layer) return data;
     return data.map((value, i) => value + times * (value - (before.data[i] as number)));
   }
@@ -120,15 +127,21 @@ export class Prefetch {
   }
 }
 
+/** Why a predictor that asks routers names little; undefined where they are asked with all rows. `device`: whose memory keeps rows. */
+export function whyNotAsked(routers: PrefetchOptions["routers"], device: string | undefined): string | undefined {
+  if (device !== undefined) return `rows that stay in the memory of ${device} ask no router`;
+  return routers.some((router) => router !== undefined) ? undefined : "this model's routers read more than their rows";
+}
+
 /** A copy, since the layer's memory is used again. */
-function someRows(h: Float32Array, layer: number, rows: number): Rows {
+function someRows(h: Float32Array, { layer, part, count: rows }: Omit<Rows, "data">): Rows {
   const count = Math.min(rows, askedRowsMax);
-  if (count === rows) return { layer, count, data: h.slice() };
+  if (count === rows) return { layer, part, count, data: h.slice() };
   const width = h.length / rows;
   const data = new Float32Array(count * width);
   for (let i = 0; i < count; i++) {
     const row = Math.floor((i * rows) / count);
     data.set(h.subarray(row * width, (row + 1) * width), i * width);
   }
-  return { layer, count, data };
+  return { layer, part, count, data };
 }

@@ -1,7 +1,7 @@
 // The decisions made when a model opens: in which form the dense part is kept beside the experts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { codecNames, type KvType } from "../../../crds/names.ts";
+import { codecNames, type KvType, type PredictorName } from "../../../crds/names.ts";
 import { goldenStore } from "../../../test/kit/ranks/loaded-engine.ts";
 import { codecFor } from "../../weights/codecs/index.ts";
 import { defaultLimits } from "../schedule/request.ts";
@@ -46,6 +46,31 @@ test("what the largest step keeps of its experts counts as dense part, also wher
   const short = denseBytes + 2 ** 22;
   await open(small, short);
   await assert.rejects(open(large, short), { code: "InsufficientMemory" });
+});
+
+test("routers that are asked ahead and what a predictor learns count as dense part, also where memory is short", async () => {
+  const options = { storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 0, maxContext: 32, threads: 1, limits: small } as const;
+  const open = async (prefetch?: PredictorName, bytes = 2 ** 40) => {
+    const model = await openModel({
+      ...options,
+      memory: { bytes, of: "the test", own: true, expertBytes: 0 },
+      ...(prefetch && { prefetch }),
+    });
+    await model.close();
+    return model.info;
+  };
+  const { denseBytes, layers, experts, hidden } = await open();
+  const [asking, learning] = [(await open("next-gate")).denseBytes - denseBytes, (await open("transitions")).denseBytes - denseBytes];
+  assert.equal(asking, 4 * layers * (experts + 1) * hidden, "with the norm before it");
+  assert.equal(learning, 4 * layers * experts * (experts + 2));
+  let [few, enough] = [0, 2 ** 22];
+  while (enough - few > 64) {
+    const bytes = (few + enough) >> 1;
+    const opened = await open(undefined, bytes).catch(() => undefined);
+    [few, enough] = opened === undefined ? [bytes, enough] : [few, bytes];
+  }
+  await assert.rejects(open("next-gate", enough), { code: "InsufficientMemory" });
+  await open("next-gate", enough + asking);
 });
 
 test("a worker tries its device before it opens a model, whatever form the model has", async () => {

@@ -23,7 +23,7 @@ import { openStore } from "../../weights/store-reader.ts";
 import type { StoredForm } from "../../weights/stored.ts";
 import type { EngineInfo } from "../api.ts";
 import { compileHead } from "../pass/head.ts";
-import type { LayerRouter } from "../pass/prefetch.ts";
+import { type LayerRouter, whyNotAsked } from "../pass/prefetch.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
 import { limitsOn } from "../schedule/request.ts";
 import type { ThreadOptions } from "./messages.ts";
@@ -118,7 +118,7 @@ function kvSpecOf(
   const mostBytes = kvSlotsMax * requestBytes;
   // A device's free memory is what its graphs have left.
   const workBytes = backend.memory() === undefined ? workBytesOf(program, { backend, options }, shape) : 0;
-  const denseBytes = store.denseBytes(codecFor(codec).denseBits) + workBytes;
+  const denseBytes = store.denseBytes(codecFor(codec).denseBits) + workBytes + prefetchBytes(program, options);
   const pool = kvPoolBytes({ askedBytes, requestBytes, mostBytes, maxContext: context, denseBytes, memory: memoryOf(backend, options) });
   const blocks = Math.floor(pool / blockBytes);
   const slots = Math.min(kvSlotsMax, blocks);
@@ -180,7 +180,9 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   const blocks: Compiled[] = [];
   for (const [layer, { block }] of program.layers.entries()) blocks.push(await backend.compile(block, await dense(), layer));
   const head = await compileHead(backend, program, await dense());
-  const routers = options.prefetch && predictors[options.prefetch].asks ? await compileRouters(program, store, backend) : [];
+  const asks = options.prefetch !== undefined && predictors[options.prefetch].asks !== undefined;
+  const routers = asks ? await compileRouters(program, store, backend) : [];
+  const notAsked = asks ? whyNotAsked(routers, backend.memory() && backend.device) : undefined;
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -201,9 +203,9 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts }),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head, ...routers.flatMap((router) => router?.compiled ?? [])].reduce(
+    denseBytes: [embed, ...blocks, head].reduce(
       (sum, each) => sum + each.residentBytes,
-      workBytesOf(program, { backend, options }, kvSpec),
+      workBytesOf(program, { backend, options }, kvSpec) + prefetchBytes(program, options),
     ),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
@@ -212,6 +214,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     ...residentBytesOf(program, (segment, ...at) => backend.expertResidentBytes(segment, store.unitForms(options.codec, ...at))),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
+    warning: notAsked && `experts.prefetch: ${notAsked}; Path and Transitions go without`,
   };
   const finalNorm = await normBeforeHead(program.head, store);
   const close = async (): Promise<void> => {
@@ -220,6 +223,16 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await store.close();
   };
   return { store, program, backend, embed, blocks, head, routers, kv, pool, finalNorm, info, close };
+}
+
+/** Copies of routers, whose weights are f32, and what a predictor learns. */
+function prefetchBytes(program: ModelProgram, { prefetch }: ThreadOptions): number {
+  if (prefetch === undefined) return 0;
+  const { asks, tableBytes } = predictors[prefetch];
+  const routers = asks ? program.layers.map((layer) => (layer.kind === "moe" ? routerSegment(layer, layer.topK) : undefined)) : [];
+  const shapes = routers.flatMap((router) => router?.weights ?? []).map(({ shape }) => shape);
+  const numbers = shapes.reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  return numbers * Float32Array.BYTES_PER_ELEMENT + (tableBytes?.(expertGrid(program)) ?? 0);
 }
 
 /** Each names as many experts of a row as its layer chooses. */

@@ -1,16 +1,17 @@
 // affinity: experts that neighbouring tokens chose at one layer, from what the last token chose there.
 import { expertsIn } from "../../placement/grid.ts";
-import { PairCounts } from "./pair-counts.ts";
-import { type PredictorKind, rowsIn, sampledRows } from "./predictor.ts";
+import { PairCounts, pairCountsBytes } from "./pair-counts.ts";
+import { ofParts, type PredictorKind, rowsIn, sampledRows } from "./predictor.ts";
 
 export const affinity: PredictorKind = {
   about: "experts that go with those of the last token at the same layer",
+  tableBytes: pairCountsBytes,
   create({ grid }) {
     const counts = new PairCounts(grid);
-    const last: (number[][] | undefined)[] = [];
+    const lastOf = ofParts((): (number[][] | undefined)[] => []);
     return {
       observe(choice) {
-        const { layer } = choice;
+        const [last, { layer }] = [lastOf(choice), choice];
         const rows = sampledRows(choice, grid);
         const before = last[layer];
         if (before?.length === rows.length) for (const [i, row] of rows.entries()) counts.add(layer, before[i] as number[], row);
@@ -18,7 +19,7 @@ export const affinity: PredictorKind = {
       },
       scores(choice, layer) {
         const out = new Float64Array(expertsIn(grid, layer));
-        const rows = last[layer] ?? [];
+        const rows = lastOf(choice)[layer] ?? [];
         for (const row of rows) counts.share(layer, row, (choice.topK * rowsIn(choice)) / rows.length, out);
         return out;
       },

@@ -1,6 +1,6 @@
 // last: the experts that the last step chose at a layer, behind them those of the steps before.
 import { expertsIn } from "../../placement/grid.ts";
-import { type PredictorKind, sampledRows } from "./predictor.ts";
+import { ofParts, type PredictorKind, sampledRows } from "./predictor.ts";
 
 /** What is left of a step's weight after the next one. */
 const kept = 0.25;
@@ -8,14 +8,14 @@ const kept = 0.25;
 export const last: PredictorKind = {
   about: "the experts that the last token chose at the layer",
   create({ grid }) {
-    const recent = Array.from({ length: grid.layers }, (_, layer) => new Float64Array(expertsIn(grid, layer)));
+    const recentOf = ofParts(() => Array.from({ length: grid.layers }, (_, layer) => new Float64Array(expertsIn(grid, layer))));
     return {
       observe(choice) {
-        const scores = recent[choice.layer] as Float64Array;
+        const scores = recentOf(choice)[choice.layer] as Float64Array;
         for (let i = 0; i < scores.length; i++) scores[i] = (scores[i] as number) * kept;
         for (const expert of sampledRows(choice, grid).flat()) scores[expert] = (scores[expert] as number) + 1;
       },
-      scores: (_choice, layer) => (recent[layer] as Float64Array).slice(),
+      scores: (choice, layer) => (recentOf(choice)[layer] as Float64Array).slice(),
     };
   },
 };

@@ -13,7 +13,10 @@ interface LayerCounts {
   sum: number;
 }
 
-/** At most layers x experts x experts numbers, 15 MiB for DeepSeek-V3. */
+/** 15 MiB for DeepSeek-V3. */
+export const pairCountsBytes = ({ layers, experts }: ExpertGrid): number =>
+  layers * experts * (experts + 2) * Float32Array.BYTES_PER_ELEMENT;
+
 export class PairCounts {
   readonly #grid: ExpertGrid;
   readonly #layers: (LayerCounts | undefined)[] = [];

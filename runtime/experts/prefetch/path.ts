@@ -1,20 +1,23 @@
 // path: logistic regressions over a token's way so far, trained as rows pass: the experts of the last two layers, and what the same row
 // chose at the layer in the step before.
-import { expertsIn } from "../../placement/grid.ts";
-import { layerBefore, type PredictorKind, rowsBefore, rowsIn, sampledRows } from "./predictor.ts";
+import { type ExpertGrid, expertsIn } from "../../placement/grid.ts";
+import { type Choice, layerBefore, ofParts, type PredictorKind, rowsBefore, rowsIn, sampledRows } from "./predictor.ts";
 
 const learningRate = 0.1;
 const blocks = 3;
 /** Numbers in all: 96 MiB. Larger models get the layer before alone, the largest no more than their own frequencies. */
 const numbersMax = 24 * 2 ** 20;
 
+const blocksUsed = ({ layers, experts }: ExpertGrid): number => Math.min(blocks, Math.floor(numbersMax / (layers * experts * experts)));
+
 export const path: PredictorKind = {
   about: "logistic regressions over the token's last experts",
+  tableBytes: (grid) => grid.layers * (blocksUsed(grid) * grid.experts + 1) * grid.experts * Float32Array.BYTES_PER_ELEMENT,
   create({ grid }) {
-    const { layers, experts } = grid;
-    const used = Math.min(blocks, Math.floor(numbersMax / (layers * experts * experts)));
+    const { experts } = grid;
+    const used = blocksUsed(grid);
     const weights: (Float32Array | undefined)[] = [];
-    const rowsOf: (number[][] | undefined)[] = [];
+    const rowsOf = ofParts((): (number[][] | undefined)[] => []);
     const weightsOf = (layer: number): Float32Array => (weights[layer] ??= new Float32Array((used * experts + 1) * experts));
 
     /** Rows of the weights that a token's way picks; the last one is for all tokens. */
@@ -30,30 +33,31 @@ export const path: PredictorKind = {
       for (let e = 0; e < out.length; e++) out[e] = 1 / (1 + Math.exp(-(out[e] as number)));
       return out;
     };
-    /** `was`: rows of the step before at the layer, if they are as many. */
-    const wayOf = (layer: number, row: number, of: { before: readonly number[][]; was: readonly number[][] | undefined }) => {
-      const second = rowsOf[layerBefore(grid, layerBefore(grid, layer))];
-      const alike = (rows: readonly number[][] | undefined) => (rows?.length === of.before.length ? rows[row] : undefined);
-      return features([of.before[row], alike(of.was), alike(second)]);
+    /** With rows of the step before at the layer, and of the second layer before, if they are as many. */
+    const wayOf = (choice: Choice, layer: number, before: readonly number[][], row: number) => {
+      const known = rowsOf(choice);
+      const alike = (at: number) => (known[at]?.length === before.length ? known[at][row] : undefined);
+      return features([before[row], alike(layer), alike(layerBefore(grid, layerBefore(grid, layer)))]);
     };
 
     return {
       observe(choice) {
         const { layer } = choice;
         const rows = sampledRows(choice, grid);
-        const before = rowsOf[layerBefore(grid, layer)];
+        const known = rowsOf(choice);
+        const before = known[layerBefore(grid, layer)];
         const off = new Float64Array(expertsIn(grid, layer));
         const of = weightsOf(layer);
         if (before?.length === rows.length)
           for (const [i, row] of rows.entries()) {
-            const active = wayOf(layer, i, { before, was: rowsOf[layer] });
+            const active = wayOf(choice, layer, before, i);
             chances(layer, active, off);
             for (const id of row) off[id] = (off[id] as number) - 1;
             for (const feature of active)
               for (let e = 0; e < off.length; e++)
                 of[feature * experts + e] = (of[feature * experts + e] as number) - learningRate * (off[e] as number);
           }
-        rowsOf[layer] = rows;
+        known[layer] = rows;
       },
       scores(choice, layer) {
         const out = new Float64Array(expertsIn(grid, layer));
@@ -61,7 +65,7 @@ export const path: PredictorKind = {
         const each = new Float64Array(out.length);
         const weight = rowsIn(choice) / before.length;
         for (const row of before.keys()) {
-          chances(layer, wayOf(layer, row, { before, was: rowsOf[layer] }), each);
+          chances(layer, wayOf(choice, layer, before, row), each);
           for (let e = 0; e < out.length; e++) out[e] = (out[e] as number) + weight * (each[e] as number);
         }
         return out;

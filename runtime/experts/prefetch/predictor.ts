@@ -16,12 +16,14 @@ export interface Choice {
   readonly layer: number;
   readonly ids: Int32Array; // [rows, topK]
   readonly topK: number;
+  /** Rows that pass layers while others do have another number; unset: 0. */
+  readonly part?: number;
   /** What a later layer's router says of the rows at this one; undefined where nobody asked it. */
   ahead?(layer: number, input: AheadInput): RankedRows | undefined;
 }
 
 export interface Predictor {
-  /** Learns from a layer, each once per step, ascending. It keeps no array that it is given. */
+  /** Learns from a layer, each once per part of a step, ascending. It keeps no array that it is given. */
   observe(choice: Choice): void;
   /** About how many rows of the step will choose each expert of a later layer, after that choice was observed. */
   scores(choice: Choice, layer: number): Float64Array;
@@ -38,6 +40,8 @@ export interface PredictorKind {
   readonly about: string;
   /** `Choice.ahead` with this input. */
   readonly asks?: AheadInput;
+  /** What it learns takes so many at most; unset: next to nothing. */
+  readonly tableBytes?: (grid: ExpertGrid) => number;
   /** True if it names whole layers, however many experts are asked for. */
   readonly whole?: boolean;
   /** True where it is of use only if one router chooses for all layers. */
@@ -59,6 +63,12 @@ export function predict(predictor: Predictor, choice: Choice, layers: readonly n
       .map((expert) => ({ layer, expert, score: scores[expert] as number }))
       .filter(({ score }) => score > 0);
   });
+}
+
+/** What is remembered of the rows of each part. */
+export function ofParts<T>(make: () => T): (choice: Choice) => T {
+  const made: T[] = [];
+  return ({ part = 0 }) => (made[part] ??= make());
 }
 
 /** Rows that a predictor learns from in a step at most: prompts have thousands. */
