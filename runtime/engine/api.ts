@@ -135,6 +135,8 @@ export interface GenerateRequest {
   readonly embed?: boolean;
   /** Requests `prompt` events: the log-probability of each prompt token but the first. */
   readonly promptLogprobs?: boolean;
+  /** It counts as open, and is not computed before this has settled. Unset: at once. */
+  readonly after?: Promise<void> | undefined;
   readonly signal?: AbortSignal;
   /** The W3C parent of its spans; unset = not traced. */
   readonly traceparent?: string;

@@ -41,6 +41,22 @@ test("a pool that holds one whole context serves six requests, whose texts are t
   assert.ok(preemptions > 0 && blocksUsed === 0 && blocksKept > 0, JSON.stringify({ preemptions, blocksUsed, blocksKept }));
 });
 
+test("a request that waits for its keys and values counts as open, and is computed or ends as any other", async () => {
+  const engine = await start({ kvPoolBytes: 4 * block });
+  const [fetch, left] = [Promise.withResolvers<void>(), new AbortController()];
+  const waiting = [collect(engine, { prompt: prompt(1, 4), maxTokens: 2, after: fetch.promise })];
+  waiting.push(collect(engine, { prompt: prompt(1, 5), maxTokens: 2, after: fetch.promise, signal: left.signal }));
+  assert.deepEqual(engine.load(), { queuedTokens: 9, activeRequests: 2 });
+  left.abort();
+  fetch.resolve();
+  const ends = (await Promise.all(waiting)).map((events) => events.at(-1));
+  assert.deepEqual(
+    ends.map((end) => end?.type === "finish" && end.reason),
+    ["length", "cancelled"],
+  );
+  assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
+});
+
 /** The most requests that had a slot at once until all have ended. */
 async function mostAtOnce(engine: Engine, running: Promise<unknown>): Promise<number> {
   let most = 0;

@@ -146,8 +146,8 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   let result: Result = "error";
   // Log-probabilities of a prompt come with all of its rows.
   const { prompt, replay, kvRank, cacheSalt } = request;
-  if (kvRank !== undefined && !request.promptLogprobs)
-    await options.bringKv?.({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt }, kvRank, run.signal);
+  const bring = kvRank === undefined || request.promptLogprobs ? undefined : options.bringKv;
+  const after = bring?.({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt }, kvRank ?? 0, run.signal);
   const events = options.engine.generate({
     prompt,
     replay,
@@ -158,6 +158,7 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
     priority: request.priority,
     embed: request.embed,
     promptLogprobs: request.promptLogprobs,
+    after,
     signal: run.signal,
     // Frames of traced requests use Dispatch, so others are not named.
     ...(options.tracing.enabled && sampledTraceId(traceparent) !== undefined ? { traceparent } : {}),

@@ -119,6 +119,7 @@ class EngineClient implements Engine {
     this.#requests.set(id, open);
     let finished = false;
     try {
+      await request.after;
       const { maxTokens, sampling, eos, priority = 0, embed = false, promptLogprobs = false, cacheSalt = "" } = request;
       if (request.signal?.aborted) {
         finished = true;
