@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Readable } from "node:stream";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { within } from "../../test/kit/wait.ts";
 import type { KvLook, WrittenBlock } from "../engine/engine.ts";
@@ -33,10 +34,16 @@ interface World {
   readonly refuse?: (reads: number) => AppError | undefined;
   readonly write?: (written: WrittenBlock) => boolean;
   readonly tokenMs?: number;
+  /** Milliseconds of a look. */
+  readonly lookMs?: number;
+  /** Each text is another one. */
+  readonly apart?: boolean;
 }
 
 function world({
   tokenMs = 5.3,
+  lookMs = 0,
+  apart = false,
   has = () => true,
   between = (send, offset, data) => send(offset, data),
   refuse = () => undefined,
@@ -47,7 +54,7 @@ function world({
     pace: { begin: () => () => {}, rate: (limit) => limit },
     ...{ authorize: () => {}, onServed: () => {} },
   });
-  let reads = 0;
+  let [reads, looks] = [0, 0];
   const read: ReadLink["read"] = (what) => {
     const chunks = new Readable({ objectMode: true, read() {} });
     const left = new AbortController();
@@ -71,7 +78,18 @@ function world({
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const fetch = new KvFetch({
     kv: {
-      look: async () => ({ ...look, tokenMs }),
+      look: async () => {
+        if (lookMs > 0) await sleep(lookMs, undefined, { ref: false });
+        const here = written.at(-1) ?? look.here;
+        const blocks = look.blocks.filter(({ to }) => to > here);
+        looks += 1;
+        return {
+          ...look,
+          tokenMs,
+          here,
+          blocks: apart ? blocks.map((block) => ({ ...block, id: idOf(1000 * looks + block.to) })) : blocks,
+        };
+      },
       read: async () => undefined,
       write: async (block) => {
         if (!write(block)) return false;
@@ -145,13 +163,28 @@ test("where rows were faster than bytes the text is computed, and no rank is ask
 });
 
 test("a fetch that waits for its turn ends with its request, and those before it go on", async () => {
-  const silent: World["between"] = () => new Promise(() => {});
-  const { bring } = world({ between: silent, tokenMs: 100 });
-  const left = new AbortController();
-  const before = Array.from({ length: 4 }, () => bring());
-  const waiting = bring(left.signal);
-  setTimeout(() => left.abort(), 50);
-  await Promise.all([...before, waiting]);
+  const { bring } = world({ refuse: () => new AppError("busy", { code: "Busy", retry: "backoff" }), apart: true });
+  const before = Array.from({ length: 4 }, () => bring().then(() => "before"));
+  const waiting = bring(AbortSignal.timeout(50)).then(() => "waiting");
+  assert.equal(await Promise.race([waiting, ...before]), "waiting");
+  await Promise.all(before);
+});
+
+test("a look at what is missing takes of the time of its fetch, and ends with its request", async () => {
+  const { reads, results } = await world({ tokenMs: 0.1, lookMs: 300 }).bring();
+  assert.deepEqual([reads, results], [0, ["skipped"]], "computing would be done");
+  const startedAt = performance.now();
+  await world({ lookMs: 60_000 }).bring(AbortSignal.timeout(50));
+  assert.ok(performance.now() - startedAt < 5_000);
+});
+
+test("texts with a common beginning fetch it once, and one that waits for a fetch that fails fetches it itself", async () => {
+  const { bring } = world({});
+  const [one, other] = await Promise.all([bring(), bring()]);
+  assert.deepEqual([one.written, other.reads], [ends, 1]);
+  const busyOnce = world({ refuse: (reads) => (reads === 0 ? new AppError("no", { code: "Forbidden" }) : undefined) });
+  const [, second] = await Promise.all([busyOnce.bring(), busyOnce.bring()]);
+  assert.deepEqual([second.written, second.reads], [ends, 2]);
 });
 
 test("a source refuses reads of other sizes than blocks have", async () => {

@@ -15,7 +15,9 @@ import { kvBlocksMax } from "./kv-source.ts";
 const leastTokens = 64;
 /** More wait, within their time. */
 const fetchesAtOnce = 4;
-/** Milliseconds that a fetch may take: as long as computing, within these bounds; `unknown` before this rank has computed a prompt. */
+/** Those that run or wait; texts of more requests are computed. */
+const fetchesMost = 64;
+/** Milliseconds that a fetch may take, with the look at what is missing: as long as computing, within these bounds; `unknown` before this rank has computed a prompt. */
 const fetchMs = { least: 200, unknown: 5_000, most: 10_000 };
 /** Bytes per second that a transfer may have while tokens are as fast as without it; it follows their latency (transfer-pace.ts). */
 const rateMost = 512 * 1024 * 1024;
@@ -39,18 +41,21 @@ interface Wanted {
   readonly look: KvLook;
   readonly tokens: number;
   readonly signal: AbortSignal;
+  /** Aborts when computing would be done. */
+  readonly late: AbortSignal;
 }
 
 interface Fetching extends Omit<Wanted, "tokens"> {
   readonly rank: number;
   readonly reads: Pick<ReadLink, "read">;
-  /** Aborts when computing would be done. */
-  readonly late: AbortSignal;
 }
 
 export class KvFetch {
   readonly #options: KvFetchOptions;
   readonly #running = new Set<Promise<void>>();
+  /** The fetch that brings a block, by the block's identity. */
+  readonly #coming = new Map<string, Promise<unknown>>();
+  #open = 0;
   /** By rank that gave. */
   readonly #rates = new Map<number, { readonly bytesPerMs: number; readonly at: number }>();
 
@@ -60,31 +65,56 @@ export class KvFetch {
 
   /** Resolves within the time that computing would take; whatever fails, what is missing is computed. */
   async bring(text: KvText, rank: number, signal: AbortSignal): Promise<void> {
-    const { kv, peers, metrics, log } = this.#options;
-    if (rank === peers.self.rank || !peers.usable(rank) || text.tokens.length <= leastTokens) return;
+    const { peers, log } = this.#options;
+    if (rank === peers.self.rank || !peers.usable(rank) || text.tokens.length <= leastTokens || this.#open >= fetchesMost) return;
+    this.#open += 1;
     try {
-      const look = await kv.look(text);
-      const tokens = (look.blocks.at(-1)?.to ?? 0) - look.here;
-      if (tokens < leastTokens) return;
-      if (this.#pays(look, rank)) await this.#from(rank, { text: text.tokens, look, tokens, signal });
-      else metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
+      await this.#bring(text, rank, signal);
     } catch (err) {
       log.warn({ err, rank }, "keys and values are computed anew");
+    } finally {
+      this.#open -= 1;
     }
   }
 
-  async #from(rank: number, { text, look, tokens, signal }: Wanted): Promise<void> {
+  /** What another request is bringing is waited for. */
+  async #bring(text: KvText, rank: number, signal: AbortSignal): Promise<void> {
+    const { kv, metrics } = this.#options;
+    const startedAt = performance.now();
+    const leftOf = (ms: number): number => Math.max(0, Math.ceil(startedAt + ms - performance.now()));
+    const looking = aborted(AbortSignal.any([signal, AbortSignal.timeout(fetchMs.most)]));
+    for (;;) {
+      const look = await Promise.race([kv.look(text), looking]);
+      const [first, last] = [look?.blocks[0], look?.blocks.at(-1)];
+      if (!look || !first || !last || last.to - look.here < leastTokens) return;
+      const tokens = last.to - look.here;
+      const { least, unknown, most } = fetchMs;
+      const leftMs = leftOf(look.tokenMs === undefined ? unknown : Math.max(least, Math.min(most, tokens * look.tokenMs)));
+      const late = AbortSignal.timeout(leftMs);
+      const other = this.#coming.get(first.id);
+      if (other === undefined || leftMs === 0) {
+        if (leftMs > 0 && this.#pays(look, rank)) return this.#from(rank, { text: text.tokens, look, tokens, signal, late });
+        return metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
+      }
+      const ended = AbortSignal.any([signal, late]);
+      await Promise.race([other, aborted(ended)]);
+      if (ended.aborted) return;
+    }
+  }
+
+  async #from(rank: number, { text, look, tokens, signal, late }: Wanted): Promise<void> {
     const { peers, metrics, log } = this.#options;
     const reads = peers.clients(rank)?.reads;
     if (reads === undefined) return;
-    const ms = look.tokenMs === undefined ? fetchMs.unknown : Math.max(fetchMs.least, Math.min(fetchMs.most, tokens * look.tokenMs));
     const gone = new AbortController();
     const unwatch = peers.onChange(() => void (peers.usable(rank) || gone.abort()));
-    const late = AbortSignal.timeout(Math.ceil(ms));
     const fetching = { rank, reads, text, look, late, signal: AbortSignal.any([signal, gone.signal, late]) };
     const fetched = { blocks: 0, bytes: 0 };
     const startedAt = performance.now();
-    const fault = await this.#inTurn(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
+    const fetch = this.#inTurn(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
+    for (const { id } of look.blocks) this.#coming.set(id, fetch);
+    const fault = await fetch;
+    for (const { id } of look.blocks) if (this.#coming.get(id) === fetch) this.#coming.delete(id);
     const seconds = (performance.now() - startedAt) / 1000;
     const result = resultOf(fetched.blocks, look.blocks.length, fault);
     log.debug({ rank, tokens, ...fetched, result, reason: fault?.message }, "keys and values of another rank");
