@@ -244,8 +244,8 @@ test("a conversation goes to the rank that hosts most of its experts, and load s
 
 test("what ranks tell is kept by the beginnings of prompts: a conversation's own comes first, and it is checked and bounded", () => {
   const known = new ConversationHosts();
-  const prompt = (...blocks: readonly number[]): number[] => blocks.flatMap((block) => Array<number>(16).fill(block));
-  const shares = (text: readonly number[]): unknown => [...(known.of(text) ?? [])];
+  const prompt = (...blocks: readonly number[]) => ({ prompt: blocks.flatMap((block) => Array<number>(16).fill(block)) });
+  const shares = (text: ReturnType<typeof prompt>): unknown => [...(known.of(text) ?? [])];
   known.learn(
     prompt(1, 1, 2),
     [
@@ -258,6 +258,10 @@ test("what ranks tell is kept by the beginnings of prompts: a conversation's own
   const ranks = [prompt(1, 1, 2, 7), prompt(1, 1, 3, 7), prompt(1, 1, 9), prompt(2)].map((text) => known.rankOf(text));
   assert.deepEqual(ranks, [5, 6, 6, undefined], "where each was computed last");
   assert.deepEqual(shares(prompt(1, 1, 2, 7, 8)), [[0, 0.5]], "its next turn");
+  const salted = { ...prompt(1, 1, 2, 7), cacheSalt: "a" };
+  assert.deepEqual([known.rankOf(salted), known.of(salted)], [undefined, undefined], "who sends another salt learns nothing");
+  known.learn(salted, [{ rank: 0, share: 1 }], 3);
+  assert.deepEqual([known.rankOf(salted), known.rankOf(prompt(1, 1, 2, 7))], [3, 5]);
   assert.deepEqual(shares(prompt(1, 1, 9)), [[0, 0.75]], "another user of the same system prompt");
   assert.equal(known.of(prompt(2)), undefined);
   known.learn(

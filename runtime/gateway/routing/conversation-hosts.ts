@@ -13,6 +13,12 @@ interface Known {
   readonly rank: number;
 }
 
+/** Whoever sends another salt learns nothing of a prompt: no rank is asked for what none has under it. */
+interface Text {
+  readonly prompt: ArrayLike<number>;
+  readonly cacheSalt?: string;
+}
+
 const beginningsMax = 16_384;
 /** Of those with most. */
 const ranksMax = 8;
@@ -26,10 +32,10 @@ export class ConversationHosts {
   readonly #known = new Map<number, Known>();
 
   /** `rank`: that has computed it. */
-  learn(prompt: ArrayLike<number>, hosts: readonly HostShare[], rank: number): void {
+  learn(text: Text, hosts: readonly HostShare[], rank: number): void {
     const shares = hosts.slice(0, ranksMax).filter(({ share }) => share >= 0 && share <= 1);
     if (shares.length === 0) return;
-    const hashes = beginnings(prompt);
+    const hashes = beginnings(text);
     for (const [block, hash] of hashes.entries()) {
       const isKept = block === hashes.length - 1 || Number.isInteger(Math.log2(block + 1));
       if (isKept) this.#add(hash, shares, rank);
@@ -37,16 +43,16 @@ export class ConversationHosts {
   }
 
   /** 0 to 1 by rank; undefined for a conversation that is not known. */
-  of(prompt: ArrayLike<number>): ReadonlyMap<number, number> | undefined {
-    return this.#longest(prompt)?.shares;
+  of(text: Text): ReadonlyMap<number, number> | undefined {
+    return this.#longest(text)?.shares;
   }
 
-  rankOf(prompt: ArrayLike<number>): number | undefined {
-    return this.#longest(prompt)?.rank;
+  rankOf(text: Text): number | undefined {
+    return this.#longest(text)?.rank;
   }
 
-  #longest(prompt: ArrayLike<number>): Known | undefined {
-    const longest = beginnings(prompt).findLast((hash) => this.#known.has(hash));
+  #longest(text: Text): Known | undefined {
+    const longest = beginnings(text).findLast((hash) => this.#known.has(hash));
     return longest === undefined ? undefined : this.#known.get(longest);
   }
 
@@ -65,9 +71,10 @@ export class ConversationHosts {
 }
 
 /** Hashes of a prompt's first 16, 32, ... tokens. */
-function beginnings(prompt: ArrayLike<number>): number[] {
+function beginnings({ prompt, cacheSalt = "" }: Text): number[] {
   const hashes: number[] = [];
   let hash = 0x811c9dc5;
+  for (const byte of Buffer.from(cacheSalt)) hash = Math.imul(hash ^ byte, 0x01000193);
   for (let block = 0; block < Math.min(blocksMax, Math.floor(prompt.length / blockTokens)); block++) {
     for (let i = block * blockTokens; i < (block + 1) * blockTokens; i++) hash = Math.imul(hash ^ (prompt[i] ?? 0), 0x01000193);
     hashes.push(hash);

@@ -148,7 +148,7 @@ export class WorkerPool implements Workers {
       cut: new AbortController(),
       awaitedSince: this.#now(),
       finished: false,
-      kvRank: this.#otherRank(rank, last?.rank ?? this.#conversations.rankOf(generation.prompt)),
+      kvRank: this.#otherRank(rank, last?.rank ?? this.#conversations.rankOf(generation)),
     };
     worker.leases.add(lease);
     const { tracing } = this.#options;
@@ -273,15 +273,15 @@ export class WorkerPool implements Workers {
     return this.#workers.get(from)?.life?.away === false ? from : undefined;
   }
 
-  #conversationOf({ prompt, maxTokens }: Generation) {
-    const hosts = this.#conversations.of(prompt);
-    return hosts && { hosts, tokens: prompt.length + Math.min(decodeTokensCounted, maxTokens) };
+  #conversationOf(generation: Generation) {
+    const hosts = this.#conversations.of(generation);
+    return hosts && { hosts, tokens: generation.prompt.length + Math.min(decodeTokensCounted, generation.maxTokens) };
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
     if (event.type === "token" || event.type === "progress")
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
-    if (event.type === "finish") this.#conversations.learn(lease.generation.prompt, event.hosts ?? [], worker.member.rank);
+    if (event.type === "finish") this.#conversations.learn(lease.generation, event.hosts ?? [], worker.member.rank);
     const { rank, numerics = "" } = worker.member;
     if (event.type === "started" || event.type === "token") this.#last.set(lease.generation, { rank, numerics });
     if (event.type !== "queued" && event.type !== "started") return;
