@@ -29,6 +29,8 @@ export interface KvCache {
   readonly bytes: number;
   /** Of keys and values of a position, all layers together. */
   readonly positionBytes: number;
+  /** Its type, and the form of values where that leaves a choice; unset: the type alone. */
+  readonly stored?: string | undefined;
   /** Attention is products (DECISIONS.md 10); unset: an operation. */
   readonly byProducts?: boolean | undefined;
   /** Copies `length` positions of every layer (prefix reuse). */

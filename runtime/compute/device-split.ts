@@ -124,6 +124,11 @@ class KvOnSeveral implements KvCache {
   get byProducts(): boolean {
     return this.caches.every(({ byProducts }) => byProducts);
   }
+  get stored(): string | undefined {
+    return this.caches.some(({ stored }) => stored === undefined)
+      ? undefined
+      : [...new Set(this.caches.map(({ stored }) => stored))].join(" and ");
+  }
   get bytes(): number {
     return this.caches.reduce((sum, { bytes }) => sum + bytes, 0);
   }

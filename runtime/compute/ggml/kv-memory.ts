@@ -9,7 +9,7 @@ import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvPositionBytes, kvRowBytes, 
 import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
-import { storedAs } from "./kv-types.ts";
+import { storedAs, storedName } from "./kv-types.ts";
 import { numberOf, type WeightType } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
@@ -172,6 +172,10 @@ export abstract class GgmlKv implements KvCache {
 
   /** True where attention is computed by products, whose sums follow the order of positions. */
   abstract readonly byProducts: boolean;
+
+  get stored(): string {
+    return storedName(this.spec.type ?? "f32", this.#stored);
+  }
 
   get layers(): readonly LayerTensors[] {
     return this.#layers;

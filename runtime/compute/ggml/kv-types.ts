@@ -21,6 +21,10 @@ const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
   q8_0: [{ keys: "q8_0", values: "q8_0" }],
 };
 
+/** Blocks of one name are alike, whichever device has stored them. */
+export const storedName = (type: KvType, { values }: Stored): string =>
+  values === pairs[type][0]?.values ? type : `${type} with ${values} values`;
+
 /** Every known model's heads have this size or one with equal support. */
 const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
 /** Products read plain numbers; other types are widened first. */

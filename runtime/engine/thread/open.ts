@@ -201,7 +201,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts }),
+    numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts, stored: kv.stored }),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce(
       (sum, each) => sum + each.residentBytes,
@@ -248,7 +248,7 @@ async function compileRouters({ layers }: ModelProgram, store: ModelStore, backe
   return routers;
 }
 
-type KvOfClass = Required<Pick<KvSpec, "type">> & Pick<KvCache, "byProducts">;
+type KvOfClass = Required<Pick<KvSpec, "type">> & Pick<KvCache, "byProducts" | "stored">;
 
 /** One line, since it is compared as a whole. */
 function numericsOf(backend: Backend, store: ModelStore, { codec, minGatePercent = 0 }: ThreadOptions, kv: KvOfClass): string {
@@ -261,7 +261,7 @@ function numericsOf(backend: Backend, store: ModelStore, { codec, minGatePercent
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
   const order = orderOfSums[kv.byProducts && kv.type === "f16" ? "widened" : "usual"];
   const gates = minGatePercent > 0 ? `gates from ${minGatePercent}%, ` : "";
-  return `${backend.numericClass}: ${gates}order ${order}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv.type}`;
+  return `${backend.numericClass}: ${gates}order ${order}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv.stored ?? kv.type}`;
 }
 
 /** Weights of one segment after another; those of the next are read and hashed while the caller places these. */
