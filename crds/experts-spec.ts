@@ -3,7 +3,7 @@ import { z } from "zod";
 import { defaultOversubscription, oversubscriptionModes, type PredictorName } from "./names.ts";
 import { quantity } from "./quantity.ts";
 
-/** By mode; the registry is runtime/experts/prefetch/index.ts. */
+/** The predictor of each mode; the registry is runtime/experts/prefetch/index.ts. */
 export const prefetchPredictors = {
   Off: undefined,
   NextGate: "next-gate",

@@ -140,7 +140,7 @@ export interface Observed {
   readonly gangs: { readonly scheduler: GangScheduler | undefined; readonly refusals: readonly Refusal[] };
   readonly view: RebalanceView | undefined;
   /** What workers get a copy of; a failure leaves the telemetry Secret as it is. */
-  /** Without entries where they cannot be read now. */
+  /** `entries` is undefined where they cannot be read now. */
   readonly natsCredentials: { readonly entries: Readonly<Record<string, string>> | undefined; readonly failure: AppError | undefined };
   /** Who sets spec.replicas; undefined without an autoscaler. */
   readonly replicasOwner: Ownership | undefined;

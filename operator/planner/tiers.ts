@@ -10,7 +10,7 @@ export interface TiersInput extends Pick<PlanInput, "shape" | "ranks" | "load"> 
   readonly layers: readonly LayerPlan[];
   /** Experts of a layer that a token chooses. */
   readonly topK: number;
-  /** Of all loads of a rank at once; undefined while none was measured. */
+  /** What all loads of a rank reach together; undefined while none was measured. */
   readonly bytesPerSecond?: number | undefined;
 }
 

@@ -118,7 +118,7 @@ export async function recordTrace(options: TraceOptions, log: Log): Promise<Expe
     log(`${backend.device}; loading all experts in ${codec}`);
     const model = await TracedModel.open(store, backend, { codec, width, context: prompt + tokens });
     const recorded = await recordTexts(model, texts, options, log);
-    // Of a quarter of the tokens, since others share the machine for a while.
+    // The first quartile, since others share the machine for a while.
     const ms = model.decodeMs.toSorted((a, b) => a - b)[model.decodeMs.length >> 2] ?? 0;
     const traced = texts.map(({ topic }) => ({ topic, prompt, generated: tokens }));
     log(`${tokensOf(traced)} tokens recorded`);

@@ -27,7 +27,7 @@ export interface KvCache {
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
-  /** Of keys and values of a position, all layers together. */
+  /** What keys and values of a position take, all layers together. */
   readonly positionBytes: number;
   /** Its type, and the form of values where that leaves a choice; unset: the type alone. */
   readonly stored?: string | undefined;
@@ -224,7 +224,7 @@ export interface ModelOptions {
 
 export interface BackendOptions extends ModelOptions {
   readonly threads: number;
-  /** Of the prefill queue; unset = half of `threads`. */
+  /** Threads of the prefill queue; unset = half of `threads`. */
   readonly queueThreads?: number;
   /** The index among devices of its kind; unset = 0. */
   readonly deviceIndex?: number;

@@ -82,7 +82,7 @@ export interface EngineOptions {
   readonly onDemand: OnDemandExperts;
   /** Experts that the plan has here may be on the disk: rows that choose one wait until it is loaded. Unset: no. */
   readonly oversubscribed?: boolean | undefined;
-  /** By which experts are named to `onDemand.expect`. Unset: none are. */
+  /** The predictor that names experts to `onDemand.expect`. Unset: none are named. */
   readonly prefetch?: PredictorName | undefined;
   readonly limits?: Partial<EngineLimits>;
 }
@@ -282,7 +282,7 @@ export interface KvLook {
 
 export interface WrittenBlock {
   readonly block: KvBlock;
-  /** From `from` to `to`. */
+  /** Those from `from` to `to`. */
   readonly tokens: Uint32Array;
   /** The engine takes them over. */
   readonly data: Uint8Array;

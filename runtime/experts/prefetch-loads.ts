@@ -22,7 +22,7 @@ interface PrefetchLoadsOptions {
   readonly wanted: (layer: number, expert: number) => boolean;
   /** It is in memory. */
   readonly loaded: (expert: ResidentExpert) => void;
-  /** Of all loads of this rank; one stays for those that rows wait for. */
+  /** All loads of this rank; one stays for those that rows wait for. */
   readonly atOnce: number;
 }
 
@@ -93,7 +93,7 @@ export class PrefetchLoads {
     if (this.#unused.delete(this.#cellOf(expert))) this.#counts.wasted += 1;
   }
 
-  /** By its uses so far, or by what is expected. */
+  /** What its uses so far say, or what is expected. */
   worth(expert: ResidentExpert): number {
     const cell = this.#cellOf(expert);
     return this.#options.eviction.worth(cell, this.#chances.get(cell));

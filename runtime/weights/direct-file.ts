@@ -7,7 +7,7 @@ import { openFile, type RandomFile } from "./file.ts";
 /** Node's types lack it. */
 declare const WebAssembly: { readonly Memory: new (size: { readonly initial: number }) => { readonly buffer: ArrayBuffer } };
 
-/** Of places, lengths and memory; no disk has larger blocks. */
+/** What places, lengths and memory keep to; no disk has larger blocks. */
 const alignment = 4_096;
 const pageBytes = 65_536;
 /** Buffers that are kept for the next read. */

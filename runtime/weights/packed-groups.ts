@@ -17,7 +17,7 @@ interface Layout {
 }
 
 interface Matrix extends Layout, Quantization {
-  /** Without the ending of its tensors. */
+  /** What the names of its tensors have before their endings. */
   readonly name: string;
   readonly inputs: number;
   readonly outputs: number;

@@ -16,7 +16,7 @@ const root = entries;
 interface Dictionary {
   /** By codeword: pairs of values in 4 bits, how many values are not zero in 2, and the place of each in 5 with its sign in 1. */
   readonly words: Uint32Array;
-  /** By entry and next pair: the entry that is longer by it, or -1. */
+  /** The entry that is longer by a pair, by entry and pair, or -1. */
   readonly longer: Int32Array;
 }
 

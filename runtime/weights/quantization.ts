@@ -39,7 +39,7 @@ const schema = z.looseObject({
   format: name,
   version: name,
   is_marlin_format: z.boolean().nullish(),
-  /** By patterns of modules; "-:" before one says that it is not quantized. */
+  /** Settings by patterns of modules; "-:" before one says that it is not quantized. */
   dynamic: z.record(z.string(), z.unknown()).nullish(),
 });
 type Said = z.infer<typeof schema>;

@@ -31,7 +31,7 @@ export interface StoreSpec {
   readonly dense: readonly TensorToWrite[];
   /** Forms of dense tensors in blocks. */
   readonly denseForms?: ExpertIndex["denseForms"];
-  /** For codecs with `asGiven`, as in the index. */
+  /** Codecs with `asGiven` have them, as in the index. */
   readonly forms?: readonly LayerForms[];
   /**
    * f32 or as stored, in memory that the writer takes over, or the units themselves, one for each codec; called once per expert, layer by

@@ -70,7 +70,7 @@ const isPerExpert = (forms: LayerForms): forms is ExpertForm[][] => Array.isArra
 /** Undefined where all experts of the layer are alike. */
 export const listedExperts = (forms: LayerForms = []): number | undefined => (isPerExpert(forms) ? forms.length : undefined);
 
-/** Of the expert's matrices; undefined for codecs that have their own. */
+/** The forms of the expert's matrices; undefined for codecs that have their own. */
 export function formsOfUnit(
   { forms }: { readonly forms?: readonly LayerForms[] | undefined },
   layer: number,

@@ -141,7 +141,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     authorize: workerOnly,
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
-  /** By layers; an oversubscribed rank has some of it on its disk. */
+  /** Experts of each layer; an oversubscribed rank has some of them on its disk. */
   const served = (): readonly (readonly number[])[] =>
     engine.hosted().map((here, layer) => {
       if (!oversubscribed) return here;

@@ -13,7 +13,7 @@ export interface KeptBounds {
   /** Answers that are computed without a reader: those that had none for `unreadGraceMs`, since a client that repeats does it at once. */
   readonly unread: number;
   readonly unreadGraceMs: number;
-  /** Of any age: a batch's worth. */
+  /** Answers of any age: a batch's worth. */
   readonly unreadAtOnce: number;
 }
 

@@ -56,7 +56,7 @@ export class KvFetch {
   /** The fetch that brings a block, by the block's identity. */
   readonly #coming = new Map<string, Promise<unknown>>();
   #open = 0;
-  /** By rank that gave. */
+  /** One for each rank that gave. */
   readonly #rates = new Map<number, { readonly bytesPerMs: number; readonly at: number }>();
 
   constructor(options: KvFetchOptions) {

@@ -33,7 +33,7 @@ export interface ClosedWindow {
   readonly perLayer: Float64Array;
   /** The time of steps by phase, mean of ranks; unset unless all ranks report it. */
   readonly seconds?: StepSeconds;
-  /** By rank; unset unless all report them. */
+  /** What each rank reports; unset unless all do. */
   readonly misses?: ReadonlyMap<number, Misses>;
 }
 

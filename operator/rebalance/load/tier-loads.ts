@@ -9,7 +9,7 @@ export interface TierLook {
   readonly forecast: TiersForecast;
   readonly servedBytes: number;
   readonly memoryBytes: number;
-  /** Of recent loads of a rank; undefined while there were none. */
+  /** What recent loads of a rank reached; undefined while there were none. */
   readonly bytesPerSecond: number | undefined;
   readonly measured: MeasuredLoads | undefined;
 }

@@ -93,7 +93,7 @@ class Search {
     this.#given[at] = 0;
   }
 
-  /** Of equal experts the first ones go to the device. */
+  /** The first ones of equal experts go to the device. */
   #isTwin(at: number): boolean {
     const [before, own] = [this.#experts[at - 1], this.#experts[at] as ExpertSeconds];
     return before?.device === own.device && before.processor === own.processor && this.#given[at - 1] === 0;

@@ -348,7 +348,7 @@ export class GgmlDevice {
 
 interface CpuOptions {
   readonly threads: number;
-  /** Of the prefill queue. */
+  /** Threads of the prefill queue. */
   readonly queueThreads?: number | undefined;
   readonly governor?: Governor;
   readonly build?: string | undefined;

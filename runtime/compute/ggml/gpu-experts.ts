@@ -73,7 +73,7 @@ class GpuExpertSlab implements ExpertSlab {
   readonly #count: number;
   /** The slab that had no place for the experts of this one. */
   #without: GpuExpertSlab | undefined;
-  /** Of experts in other forms than the first. */
+  /** Slabs of experts in other forms than the first. */
   readonly #others = new Map<string, GpuExpertSlab>();
   readonly #here = new Map<number, Expert>();
   #key: string | undefined;

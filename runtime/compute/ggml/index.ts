@@ -144,7 +144,7 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** Of a device that is open. */
+/** A backend of a device that is open. */
 export const backendOn = (device: GgmlDevice, options: Omit<BackendOptions, "threads">): Backend => new GgmlBackend(device, options);
 
 /** The maximum of threads; several only while they gain. */

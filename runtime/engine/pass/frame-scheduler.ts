@@ -86,7 +86,7 @@ export class FrameScheduler implements StepScheduler {
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #serving = false;
   #servingPrefills = false;
-  /** Of all steps that run, and of the newest one. */
+  /** The parts of all steps that run, and of the newest one. */
   #parts = 0;
   #newestParts = 1;
   #waiting = 0;

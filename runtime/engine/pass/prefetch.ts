@@ -29,7 +29,7 @@ interface PrefetchOptions {
   readonly kind: PredictorKind;
   readonly grid: ExpertGrid;
   readonly hidden: number;
-  /** By layer; undefined where a router reads more than its rows. */
+  /** One for each layer; undefined where a router reads more than its rows. */
   readonly routers: readonly (LayerRouter | undefined)[];
   readonly experts: Pick<ExpertTable, "has" | "lock">;
   readonly serves: (layer: number, expert: number) => boolean;

@@ -13,7 +13,7 @@ interface Sizes {
   readonly topK: number;
   readonly experts: number;
   readonly hidden: number;
-  /** Of a row's largest gate. */
+  /** A part of a row's largest gate. */
   readonly percent: number;
 }
 

@@ -15,7 +15,7 @@ interface EvictionOptions {
 }
 
 export interface EvictionKind {
-  /** For people. */
+  /** What people read of it. */
   readonly about: string;
   /** True if it needs `uses`. */
   readonly offline?: boolean;

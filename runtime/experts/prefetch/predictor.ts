@@ -36,7 +36,7 @@ interface PredictorOptions {
 }
 
 export interface PredictorKind {
-  /** For people. */
+  /** What people read of it. */
   readonly about: string;
   /** `Choice.ahead` with this input. */
   readonly asks?: AheadInput;

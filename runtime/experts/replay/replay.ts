@@ -14,7 +14,7 @@ export interface ReplayOptions {
   readonly trace: ExpertTrace;
   readonly foresight: Foresight;
   readonly eviction: EvictionKind;
-  /** Of all experts' bytes, those that fit. */
+  /** The part of all experts' bytes that fits. */
   readonly share: number;
   readonly bytesPerSecond: number;
   /** Milliseconds of a layer whose experts are there. */

@@ -11,7 +11,7 @@ export interface TopicUse {
   readonly apart: number;
 }
 
-/** Of each layer: how often each of its experts was chosen. */
+/** How often each expert of each layer was chosen. */
 export function selectionsOf({ ids, topK, grid }: ExpertTrace): number[][] {
   const counts = Array.from({ length: grid.layers }, (_, layer) => new Array<number>(expertsIn(grid, layer)).fill(0));
   for (const [at, id] of ids.entries()) {

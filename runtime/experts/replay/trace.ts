@@ -41,7 +41,7 @@ export const noExpert = 0xffff;
 /** Numbers of an array, and characters of all arrays together: a string of V8 has less than 2^29, and texts take a part. */
 const idsMax = 128 * 2 ** 20;
 const arrayCharsMax = 500 * 2 ** 20;
-/** Of a whole trace as JSON. */
+/** The most that a whole trace takes as JSON. */
 export const traceCharsMax = 2 ** 29 - 24;
 const charsPerId = 8 / 3;
 const base64 = z.string().max(4 * Math.ceil((idsMax * 2) / 3));

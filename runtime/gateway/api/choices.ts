@@ -73,7 +73,7 @@ export class Choices {
     return this.#answers.length;
   }
 
-  /** Of the answers that were begun. */
+  /** The ids of the answers that were begun. */
   get keepIds(): readonly string[] {
     return this.#keepIds.slice(0, this.#begun);
   }

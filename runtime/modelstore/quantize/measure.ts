@@ -13,14 +13,14 @@ import type { StoredTypes } from "./types.ts";
 
 /** Rows of a text by which a way is judged; more change errors by a few percent. */
 const sampleRowsMax = 512;
-/** Of the mean, so that no column counts nothing. */
+/** A part of the mean, so that no column counts nothing. */
 const importanceLeast = 1e-3;
 
-/** Of each matrix's columns, by weight. */
+/** How much each matrix's columns count, by weight. */
 export type Importance = Readonly<Record<string, Float32Array>>;
 
 export interface Measured {
-  /** Of the rows that choose it, in all. */
+  /** The rows that choose it, in all. */
   readonly rows: number;
   readonly gateSum: number;
   readonly importance: Importance;
@@ -141,7 +141,7 @@ interface Tools {
   readonly rounding: ExpertRounding;
 }
 
-/** Of a sample of its rows, as of all. */
+/** A sample of its rows stands for all. */
 export async function measure(use: ExpertUse, ways: readonly StoredTypes[], { backend, rounding }: Tools): Promise<Measured> {
   const { segment, weights, layer, rows, gates } = use;
   const sample = sampleOf(use);

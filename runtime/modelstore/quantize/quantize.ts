@@ -43,14 +43,14 @@ export interface QuantizeOptions {
 interface QuantizedExpert {
   readonly layer: number;
   readonly expert: number;
-  /** Of each matrix, in the order of the store. */
+  /** One for each matrix, in the order of the store. */
   readonly types: readonly ExpertForm[];
   readonly bytes: number;
   readonly bits: number;
   /** Parts of the layer's rows and gates. */
   readonly share: number;
   readonly gateShare: number;
-  /** Of its gated outputs on the text, relative to them. */
+  /** The error of its gated outputs on the text, relative to them. */
   readonly error: number;
 }
 

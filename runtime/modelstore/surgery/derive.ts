@@ -28,7 +28,7 @@ export interface Derived {
   readonly store: ModelStore;
   readonly config: Config;
   readonly codecs: readonly CodecName[];
-  /** Of each expert of each layer. */
+  /** The origins of each expert of each layer. */
   readonly experts: readonly (readonly Origin[])[];
   dense(name: string): TensorView;
 }

@@ -18,7 +18,7 @@ export interface MergeOptions {
   readonly second: string;
   readonly out: string;
   readonly overwrite: boolean;
-  /** Of what both have beside experts: the mean, or the first one's. */
+  /** What becomes of all that both have beside experts: the mean, or the first one's. */
   readonly dense: "mean" | "first";
   /** Default: the first one's. */
   readonly topK?: number | undefined;

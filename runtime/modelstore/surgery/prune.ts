@@ -33,7 +33,7 @@ export interface PruneOptions {
 export interface Pruned {
   readonly out: string;
   readonly index: ExpertIndex;
-  /** By layer. */
+  /** Experts of each layer. */
   readonly kept: readonly (readonly number[])[];
   readonly topK: number;
   /** The part of the recorded selections that chose experts that went; undefined without a record. */

@@ -47,7 +47,7 @@ const tokensMax = 4096;
 const evenness = 1.25;
 
 interface Cut {
-  /** Of each expert. */
+  /** The columns of each expert. */
   readonly columns: readonly (readonly number[])[];
   readonly router: Float32Array;
 }
