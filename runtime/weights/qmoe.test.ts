@@ -15,7 +15,7 @@ import { storedWeight } from "./stored.ts";
 function valuesOf(codes: Iterable<number>): number[] {
   const values: number[] = [];
   for (const code of codes) {
-    const word = qmoeDictionary().words[code]!;
+    const word = qmoeDictionary().decoded[code]!;
     const own = new Array<number>(2 * (word & 15)).fill(0);
     for (let i = 0, rest = word >> 6; i < ((word >> 4) & 3); i++, rest >>= 6) own[(rest >> 1) & 31] = rest & 1 ? -1 : 1;
     values.push(...own);

@@ -15,7 +15,7 @@ const root = entries;
 
 interface Dictionary {
   /** By codeword: pairs of values in 4 bits, how many values are not zero in 2, and the place of each in 5 with its sign in 1. */
-  readonly words: Uint32Array;
+  readonly decoded: Uint32Array;
   /** The entry that is longer by a pair, by entry and pair, or -1. */
   readonly longer: Int32Array;
 }
@@ -29,7 +29,7 @@ export function qmoeDictionary(): Dictionary {
 }
 
 function makeDictionary(): Dictionary {
-  const [words, longer] = [new Uint32Array(entries + 1), new Int32Array(9 * (entries + 1)).fill(-1)];
+  const [decoded, longer] = [new Uint32Array(entries + 1), new Int32Array(9 * (entries + 1)).fill(-1)];
   const costOf = ([pairs, others]: readonly [number, number]): number => cost.zero * (2 * pairs - others) + cost.other * others;
   const classes = Array.from(
     { length: (othersMax + 1) * pairsMax },
@@ -46,14 +46,14 @@ function makeDictionary(): Dictionary {
     for (let pair = 0; pair < 9; pair++) {
       const values = [Math.floor(pair / 3), pair % 3];
       for (const shorter of byClass[pairs - 1]?.[others - values.filter((value) => value > 0).length] ?? []) {
-        if (next === entries) return { words, longer };
-        words[next] = lengthened(words[shorter] as number, values);
+        if (next === entries) return { decoded, longer };
+        decoded[next] = lengthened(decoded[shorter] as number, values);
         longer[9 * shorter + pair] = next;
         own.push(next++);
       }
     }
   }
-  return { words, longer };
+  return { decoded, longer };
 }
 
 function lengthened(word: number, values: readonly number[]): number {
@@ -194,12 +194,12 @@ const corrupt = (): AppError => new AppError("ternary weights have a code that n
 
 /** Adds a block's values to the numbers of zeros. Throws AppError `CorruptShard` for codes of too many or too few values. */
 function addBlock(bytes: Uint8Array, from: number, numbers: Uint8Array): void {
-  const { words } = qmoeDictionary();
+  const { decoded } = qmoeDictionary();
   let value = 0;
   for (let at = from; at < from + 2 * codewords; at += 2) {
     const code = (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
     if (value === blockValues && code === 0) continue; // unused
-    const word = words[code] as number;
+    const word = decoded[code] as number;
     if (value + 2 * (word & 15) > blockValues) throw corrupt();
     for (let others = (word >> 4) & 3, rest = word >> 6; others > 0; others--, rest >>= 6) {
       const place = value + ((rest >> 1) & 31);

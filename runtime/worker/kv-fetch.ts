@@ -111,7 +111,7 @@ export class KvFetch {
     const fetching = { rank, reads, text, look, late, signal: AbortSignal.any([signal, gone.signal, late]) };
     const fetched = { blocks: 0, bytes: 0 };
     const startedAt = performance.now();
-    const fetch = this.#inTurn(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
+    const fetch = this.#queued(() => this.#fetch(fetching, fetched), fetching.signal).finally(unwatch);
     for (const { id } of look.blocks) this.#coming.set(id, fetch);
     const fault = await fetch;
     for (const { id } of look.blocks) if (this.#coming.get(id) === fetch) this.#coming.delete(id);
@@ -132,7 +132,7 @@ export class KvFetch {
     return tokenBytes / rate.bytesPerMs < tokenMs;
   }
 
-  async #inTurn(work: () => Promise<void>, signal: AbortSignal): Promise<AppError | undefined> {
+  async #queued(work: () => Promise<void>, signal: AbortSignal): Promise<AppError | undefined> {
     try {
       const ended = aborted(signal);
       while (this.#running.size >= fetchesAtOnce && !signal.aborted) await Promise.race([...this.#running, ended]);

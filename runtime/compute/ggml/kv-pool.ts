@@ -154,19 +154,19 @@ export class PoolKv extends GgmlKv {
   /** Copies a slot's rows to its own region where that is free, so that it is read together with its neighbours. */
   #toRegion(slot: number): void {
     const [table, count] = [this.#tables[slot] as number[], this.#blockTokens];
-    const home = slot * this.#region;
-    const free = table.every((block, i) => this.#users[block] === 1 && this.#users[home + i] === 0);
+    const first = slot * this.#region;
+    const free = table.every((block, i) => this.#users[block] === 1 && this.#users[first + i] === 0);
     if (this.#region === 0 || table.length === 0 || !free) return;
     const copies: RowCopy[] = [];
     for (const [i, block] of table.entries()) {
       const last = copies.at(-1);
       if (last !== undefined && last.from + last.count === block * count) copies.splice(-1, 1, { ...last, count: last.count + count });
-      else copies.push({ from: block * count, to: (home + i) * count, count });
-      this.#users[home + i] = 1;
+      else copies.push({ from: block * count, to: (first + i) * count, count });
+      this.#users[first + i] = 1;
     }
     this.copyRows(this.layers, copies);
     for (const block of table) this.#give(block);
-    this.#tables[slot] = table.map((_, i) => home + i);
+    this.#tables[slot] = table.map((_, i) => first + i);
   }
 
   #give(block: number): void {

@@ -57,7 +57,7 @@ export class Prefetch {
   /** One for each part. */
   readonly #before: Rows[] = [];
   /** Something absent was named last. */
-  #told = false;
+  #named = false;
 
   constructor(options: PrefetchOptions) {
     const { kind, grid } = options;
@@ -118,12 +118,12 @@ export class Prefetch {
       .slice(0, namedMax);
     const lacks = named.some(({ layer, expert }) => !experts.has(layer, expert));
     // What was named before is not to be loaded after its layer.
-    if (lacks || this.#told)
+    if (lacks || this.#named)
       tell({
         cells: Int32Array.from(named, ({ layer, expert }) => layer * grid.experts + expert),
         chances: Float32Array.from(named, ({ score }) => Math.min(1, score)),
       });
-    this.#told = lacks;
+    this.#named = lacks;
   }
 }
 

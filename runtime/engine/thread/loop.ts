@@ -40,10 +40,10 @@ const passedEveryMs = 200;
 const yieldProcessor = (): void => void Atomics.wait(cell, 0, 0, 0.05);
 
 function tellPassed(now: () => number, send: Mailbox["send"]): () => void {
-  let toldAt = Number.NEGATIVE_INFINITY;
+  let sentAt = Number.NEGATIVE_INFINITY;
   return () => {
-    if (now() - toldAt < passedEveryMs) return;
-    toldAt = now();
+    if (now() - sentAt < passedEveryMs) return;
+    sentAt = now();
     send({ type: "passed" });
   };
 }

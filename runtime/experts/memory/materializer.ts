@@ -14,7 +14,7 @@ const loadBytesMost = 256 * 2 ** 20;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
 /** One slot of so many goes to a load that nobody waits for. */
-const urgentTurns = 4;
+const urgentSlots = 4;
 
 export interface LoadRequest extends ResidentExpert {
   readonly kind: Kind;
@@ -250,7 +250,7 @@ class Semaphore {
       return await work();
     } finally {
       this.#ended += 1;
-      const urgentFirst = this.#ended % urgentTurns !== 0;
+      const urgentFirst = this.#ended % urgentSlots !== 0;
       const at = this.#waiting.findIndex((each) => each.urgent() === urgentFirst);
       const [next] = this.#waiting.splice(Math.max(0, at), 1);
       if (next === undefined) this.#free += 1;

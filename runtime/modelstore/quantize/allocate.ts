@@ -13,12 +13,12 @@ const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
  */
 export function allocate(experts: readonly (readonly Choice[])[], budget: number): number[] | undefined {
   const least = experts.map((choices) => choices.reduce((min, { bytes }) => Math.min(min, bytes), Number.POSITIVE_INFINITY));
-  const room = budget - least.reduce((sum, bytes) => sum + bytes, 0);
-  if (!(room >= 0)) return undefined;
+  const spare = budget - least.reduce((sum, bytes) => sum + bytes, 0);
+  if (!(spare >= 0)) return undefined;
   const extra = experts.map((choices, i) => choices.map(({ bytes }) => bytes - (least[i] as number)));
   const step = extra.flat().reduce(gcd, 0) || 1;
   const most = extra.reduce((sum, each) => sum + Math.max(...each), 0);
-  const steps = Math.floor(Math.min(room, most) / step);
+  const steps = Math.floor(Math.min(spare, most) / step);
   let best = new Float64Array(steps + 1).fill(Number.POSITIVE_INFINITY);
   best[0] = 0;
   const chosen = experts.map((choices, i) => {
