@@ -14,7 +14,7 @@ async function world(threads: number) {
   const backend = await createGgmlBackend({ threads });
   const [segment] = model.blocks as [Segment];
   const block = await backend.compile(segment, model.weights(segment));
-  const slab = backend.createExpertSlab(model.expertSegment, 2);
+  const slab = backend.createExpertSlab(model.expertSegment, 3);
   const experts = [await slab.put(0, model.expert(0, 0)), await slab.put(1, model.expert(0, 1))];
   const cache = await backend.createKv({ layers: 1, slots: 2, kvHeads: 4, headDim: hidden / 8, valueDim: hidden / 8, context: 512 });
   const copied = (outputs: Outputs) => Object.values(outputs).map(({ data }) => data.slice());
@@ -26,16 +26,18 @@ async function world(threads: number) {
     const calls = experts.map((program) => ({ program, inputs: { x } }));
     return [...attended, ...(await backend.runMany(calls, queue)).flatMap(copied)];
   };
-  return { backend, pass };
+  const comeAndGo = async () => (await slab.put(2, model.expert(0, 0))).dispose();
+  return { backend, pass, comeAndGo };
 }
 
 for (const threads of [1, 2])
-  test(`rows have the bits that they have alone while the other queue computes, ${threads} threads`, async () => {
-    const { backend, pass } = await world(threads);
+  test(`rows have the bits that they have alone while the other queue computes and an expert comes and goes, ${threads} threads`, async () => {
+    const { backend, pass, comeAndGo } = await world(threads);
     const [decode, prompt] = [await pass(0, 3, "main"), await pass(1, 400, "main")];
     let beside = 0;
     for (let round = 0; round < 5; round++) {
       let ended = false;
+      const moved = comeAndGo();
       const other = pass(1, 400, "prefill").finally(() => (ended = true));
       do {
         assert.deepEqual(await pass(0, 3, "main"), decode);
@@ -43,6 +45,7 @@ for (const threads of [1, 2])
         if (!ended) beside += 1;
       } while (!ended);
       assert.deepEqual(await other, prompt);
+      await moved;
     }
     assert.ok(beside > 5, `${beside} calls ended beside a prompt`);
     await backend.close();

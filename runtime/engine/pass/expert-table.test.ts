@@ -53,6 +53,16 @@ test("of two loads of one expert at once one stays, and the other goes while nob
   assert.deepEqual([gone, table.count], [1, 1]);
 });
 
+test("an expert comes while the prefill queue computes", async () => {
+  const table = tableOf(Promise.resolve());
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const prompts = table.prefillLock.run(() => promise);
+  await table.load(0, 0, new Uint8Array(1));
+  assert.ok(table.has(0, 0));
+  resolve();
+  await prompts;
+});
+
 test("an expert goes while neither the backend nor the prefill queue computes", async () => {
   const gone: string[] = [];
   const table = tableOf(Promise.resolve(), async () => void gone.push("gone"));

@@ -93,7 +93,7 @@ export class ExpertTable {
     const { store, codec } = this.#tools;
     const expertSlab = this.#expertSlabs[layer] as ExpertSlab;
     const weights = store.decodeUnit(unit, codec, layer, expert);
-    const compiled = await this.#alone(() => expertSlab.put(expert, weights, (until) => this.lock.pause(this.prefillLock.pause(until))));
+    const compiled = await this.lock.run(() => expertSlab.put(expert, weights, (until) => this.lock.pause(until)));
     if (expertSlab.copies && unit.buffer instanceof ArrayBuffer) unit.buffer.transfer(0);
     if (row[expert]) await this.#alone(() => compiled.dispose());
     else {
