@@ -1,6 +1,7 @@
 // gRPC calls as production code sees them at both ends, with a simulated line between them: what of the package's calls is used.
 import { EventEmitter } from "node:events";
 import { create, type DescMessage, type MessageInitShape } from "@bufbuild/protobuf";
+import { connectivityState } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import { type Chunk, ChunkSchema, type Read } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, toStatus } from "../../runtime/net/grpc.ts";
@@ -323,13 +324,26 @@ export class BidiCall extends StreamingCall {
   }
 }
 
-/** A read as its caller has it. */
+/** A channel that is connected to whoever listens there. */
+export const channelTo = (address: string, find: () => object | undefined) => ({
+  getConnectivityState: () => (find() ? connectivityState.READY : connectivityState.TRANSIENT_FAILURE),
+  getTarget: () => address,
+});
+
+/** A read as its caller has it: what came and was not taken is dropped when it leaves. */
 export function bulkRead(stream: ClientStream): BulkRead {
+  let left = false;
   return {
-    cancel: () => stream.cancel(),
+    cancel: () => {
+      left = true;
+      stream.cancel();
+    },
     async *[Symbol.asyncIterator]() {
       try {
-        yield* stream as AsyncIterable<Chunk>;
+        for await (const chunk of stream as AsyncIterable<Chunk>) {
+          if (left) throw new AppError("the read was cancelled", { code: "Cancelled" });
+          yield chunk;
+        }
       } catch (caught) {
         throw fromStatus(caught, "reading");
       }

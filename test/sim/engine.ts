@@ -191,7 +191,7 @@ export class SimEngine implements Engine {
   describe(): EngineInfo {
     return this.#parts.info;
   }
-  generate(): never {
+  generate(_request: Parameters<Engine["generate"]>[0]): ReturnType<Engine["generate"]> {
     throw new Error("a simulated engine makes its own steps");
   }
 

@@ -59,8 +59,8 @@ const replacements: Readonly<Record<string, readonly string[]>> = {
   clock: ["clock.ts", "process-time.ts"],
   network: ["wire.ts", "calls.ts", "bus.ts", "training-net.ts"],
   store: ["store.ts"],
-  Kubernetes: ["kube.ts", "worker.ts", "training-pods.ts"],
-  "engine's computing": ["engine.ts", "load.ts", "model.ts"],
+  Kubernetes: ["kube.ts", "worker.ts", "kv-rank.ts", "training-pods.ts"],
+  "engine's computing": ["engine.ts", "kv-engine.ts", "load.ts", "model.ts"],
   "passes of a model that is trained": ["training-model.ts"],
 };
 const around = [
@@ -69,6 +69,8 @@ const around = [
   "troubles.ts",
   "oracle.ts",
   "faults.ts",
+  "kv.ts",
+  "kv-plants.ts",
   "leaders.ts",
   "plants.ts",
   "search.ts",
@@ -80,6 +82,21 @@ test("the simulated cluster imports the production modules that decide", () => {
   const seen = reached("test/sim/cluster.ts");
   assert.deepEqual(
     production.filter((file) => !seen.has(file)),
+    [],
+  );
+});
+
+test("the simulation of moved keys and values imports the production modules that move them", () => {
+  const moving = [
+    ...["worker-plane", "kv-fetch", "kv-source", "leaving", "inference", "kept-answers"].map((name) => `worker/${name}`),
+    ...["thread/kv-transfers", "thread/interleaver", "thread/requests", "schedule/kv-ledger", "schedule/batch"].map(
+      (name) => `engine/${name}`,
+    ),
+    ...["failover", "worker-pool", "choose-worker", "life-watch"].map((name) => `gateway/routing/${name}`),
+  ];
+  const seen = reached("test/sim/kv.ts");
+  assert.deepEqual(
+    moving.filter((file) => !seen.has(`runtime/${file}.ts`)),
     [],
   );
 });

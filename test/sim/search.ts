@@ -4,6 +4,7 @@
 import { fork } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { type FaultRun, faultRun } from "./faults.ts";
+import { kvRun } from "./kv.ts";
 import { leadersRun } from "./leaders.ts";
 import { crawl } from "./plants.ts";
 import { trainingRun } from "./training.ts";
@@ -16,6 +17,7 @@ const modes: Readonly<Record<string, (seed: number) => Promise<FaultRun>>> = {
   oversubscribed: (seed) => faultRun(seed, { oversubscribed: true, also: ["resize"] }),
   crawl: (seed) => faultRun(seed, { only: crawl }),
   training: trainingRun,
+  kv: kvRun,
   leaders: leadersRun,
 };
 const seedsDefault = 1_000;

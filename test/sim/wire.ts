@@ -14,7 +14,7 @@ import type { RowsAnswer, RowsFrame } from "../../runtime/net/rows-codec.ts";
 import type { Handlers } from "../../runtime/net/service.ts";
 import { peerIdentity } from "../../runtime/net/tls.ts";
 import { noRank } from "../../runtime/placement/dispatch.ts";
-import { BidiCall, bulkRead, type Call, StreamCall, servingReads, UnaryCall } from "./calls.ts";
+import { BidiCall, bulkRead, type Call, channelTo, StreamCall, servingReads, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 
 /** One that talks: a process of a worker, or of the operator. */
@@ -128,9 +128,9 @@ export class SimWire {
   }
 
   #client<M extends GenServiceMethods>(host: Host, service: GenService<M>, target: Parameters<Network["connect"]>[1]): Connected<M> {
-    let closed = false;
-    let signs = 0;
+    let [closed, signs] = [false, 0];
     const methods: Record<string, unknown> = {
+      channel: channelTo(target.address, () => (closed ? undefined : this.#find(target))),
       close: () => {
         closed = true;
       },

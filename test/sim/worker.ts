@@ -27,7 +27,7 @@ const probesMax = 3;
 const startMs = 50;
 const enginePort = 1;
 /** Nobody reads it: connections are known by their hosts. */
-const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
+export const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
 
 export const ref = { namespace: "ns", name: "sim" };
 export const deploymentUid = "uid-1";
@@ -308,7 +308,7 @@ export class SimWorker {
   }
 }
 
-function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
+export function infoOf({ shape, engineInfo }: Pick<Surroundings, "shape" | "engineInfo">): EngineInfo {
   return {
     ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
     ...{
