@@ -103,6 +103,24 @@ const ranks: readonly Panel[] = [
     "none",
     [[`sum by (${byRank}) (increase(enodia_worker_preemptions_total{%}[${rate}]))`, "rank {{rank}}"]],
   ),
+  fromZero("Prompt tokens found", "Per second that a rank need not compute, beside those that it computes.", "short", [
+    [`sum(rate(enodia_worker_cached_prompt_tokens_total{%}[${rate}]))`, "found"],
+    [`sum(rate(enodia_worker_tokens_total{phase="prefill", %}[${rate}]))`, "computed"],
+  ]),
+  fromZero("KV fetched", "Blocks of keys and values that another rank was asked for, in each interval; missing = computed.", "none", [
+    [`sum by (result) (increase(enodia_kv_fetch_blocks_total{%}[${rate}]))`, "{{result}}"],
+    [`sum(increase(enodia_kv_fetches_total{result="skipped", %}[${rate}]))`, "texts sooner computed"],
+  ]),
+  fromZero("KV bytes moved", "Keys and values between ranks, by the one that gets and the one that gives them.", "Bps", [
+    [`sum by (${byRank}) (rate(enodia_kv_fetch_bytes_total{%}[${rate}]))`, "to rank {{rank}}"],
+    [`sum by (${byRank}) (rate(enodia_kv_served_bytes_total{%}[${rate}]))`, "from rank {{rank}}"],
+  ]),
+  fromZero(
+    "KV fetch time",
+    "From asking another rank for keys and values to the last of them.",
+    "s",
+    measured("enodia_kv_fetch_duration_seconds", by),
+  ),
   fromZero("Memory of workers", "By what it is for, over all ranks.", "bytes", [
     ["sum by (kind) (enodia_worker_memory_bytes{%})", "{{kind}}"],
   ]),

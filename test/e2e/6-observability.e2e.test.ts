@@ -63,6 +63,9 @@ const ofOperator = () => kubectlOf(target, systemNamespace);
 const onlyInTrouble = ["fleet: What is wrong", "fleet: annotation Another leader"];
 /** Panels of ranks that serve more than they hold: 29-oversubscribed sees their metrics. */
 const onlyOversubscribed = ["experts: Experts loaded for a token", "experts: Loads for a token"];
+/** A histogram has no series before its first value, and no rank asks another one here: test/sim and leaving-kv.int.test.ts see it. */
+const onlyWithFetches = ["deployment: KV fetch time"];
+const unseen = [...onlyInTrouble, ...onlyOversubscribed, ...onlyWithFetches];
 const questions = (): Asked[] =>
   ["fleet", "deployment", "experts"].flatMap((dashboard) => questionsOf(dashboard, { namespace, deployment: name }));
 const troubled = (where: string): Asked[] => questions().filter((question) => question.where === where);
@@ -103,7 +106,7 @@ test("every pod that the chart's monitors name is scraped, each metric under the
 });
 
 test("every panel, variable and annotation of Fleet, Deployment and Experts has data under load", { timeout: 300_000 }, async () => {
-  let open = questions().filter(({ where }) => ![...onlyInTrouble, ...onlyOversubscribed].includes(where));
+  let open = questions().filter(({ where }) => !unseen.includes(where));
   assert.ok(open.length > 60);
   // Measured values go with each new plan and come with the next window: one look does not see everything.
   const end = Date.now() + seenWithinMs;
