@@ -38,6 +38,8 @@ interface World {
   readonly lookMs?: number;
   /** Each text is another one. */
   readonly apart?: boolean;
+  /** When an engine reads, and when it writes. */
+  readonly pauses?: { readonly ofSource: () => Promise<void>; readonly ofFetch: () => Promise<void> };
 }
 
 function world({
@@ -48,9 +50,15 @@ function world({
   between = (send, offset, data) => send(offset, data),
   refuse = () => undefined,
   write = () => true,
+  pauses = { ofSource: async () => {}, ofFetch: async () => {} },
 }: World) {
   const source = new KvSource({
-    kv: { read: async ({ id, from, to }) => (id === idOf(to) && has(to) ? rowsOf(from, to) : undefined) },
+    kv: {
+      read: async ({ id, from, to }) => {
+        await pauses.ofSource();
+        return id === idOf(to) && has(to) ? rowsOf(from, to) : undefined;
+      },
+    },
     pace: { begin: () => () => {}, rate: (limit) => limit },
     ...{ authorize: () => {}, onServed: () => {} },
   });
@@ -92,6 +100,7 @@ function world({
       },
       read: async () => undefined,
       write: async (block) => {
+        await pauses.ofFetch();
         if (!write(block)) return false;
         assert.deepEqual(block.data, rowsOf(block.block.from, block.block.to));
         assert.deepEqual(block.tokens, text.slice(block.block.from, block.block.to));
@@ -153,6 +162,24 @@ for (const [what, [given, want, result]] of Object.entries(cases)) {
     assert.deepEqual([written, results], [want, [result]]);
   });
 }
+
+/** A pause between two steps, when so many blocks wait. */
+function pauseOf(blocks: number): () => Promise<void> {
+  const waiting: (() => void)[] = [];
+  return () =>
+    new Promise((resolve) => {
+      waiting.push(resolve);
+      if (waiting.length >= blocks) for (const each of waiting.splice(0)) each();
+    });
+}
+
+test("blocks wait together for a pause of an engine that computes, at both ends", async () => {
+  const behindFirst = pauseOf(2);
+  let reads = 0;
+  const ofSource = async (): Promise<void> => (reads++ === 0 ? undefined : behindFirst());
+  const { written, results } = await world({ tokenMs: 30, pauses: { ofSource, ofFetch: pauseOf(3) } }).bring();
+  assert.deepEqual([written, results], [ends, ["ok"]]);
+});
 
 test("where rows were faster than bytes the text is computed, and no rank is asked", async () => {
   const late: World["between"] = (send, offset, data) => new Promise((resolve) => setTimeout(() => resolve(send(offset, data)), 60));

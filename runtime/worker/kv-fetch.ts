@@ -9,7 +9,7 @@ import { newPart, receive } from "../net/file-reads.ts";
 import type { ReadLink } from "../net/read-link.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
-import { kvBlocksMax } from "./kv-source.ts";
+import { kvAheadBytes, kvBlocksMax } from "./kv-source.ts";
 
 /** Fewer are computed. */
 const leastTokens = 64;
@@ -174,6 +174,7 @@ export class KvFetch {
     const part = newPart(blocks.reduce((sum, block) => sum + bytesOf(block) + digestBytes, 0));
     const unfit = (why: string) => new AppError(`keys and values of another rank: ${why}`, { code: "CorruptKv" });
     let [at, filled, data] = [0, 0, new Uint8Array(bytesOf(first))];
+    const writing: Promise<void>[] = [];
     const store = async (chunk: Uint8Array): Promise<void> => {
       const block = blocks[at] as KvBlock;
       if (filled < data.byteLength) {
@@ -184,12 +185,16 @@ export class KvFetch {
       }
       if (!part.hash.copy().digest().equals(chunk)) throw unfit("their SHA-256 is another");
       const bytes = data.byteLength;
-      const tokens = text.slice(block.from, block.to);
-      if (!(await kv.write({ block, tokens, data }))) throw new AppError("there is no room for them", { code: "Busy", retry: "never" });
+      const written = kv.write({ block, tokens: text.slice(block.from, block.to), data }).then((taken) => {
+        if (!taken) throw new AppError("there is no room for them", { code: "Busy", retry: "never" });
+        fetched.blocks += 1;
+        fetched.bytes += bytes;
+      });
+      written.catch(nothing); // awaited below
+      writing.push(written);
       at += 1;
       [filled, data] = [0, new Uint8Array(at < blocks.length ? bytesOf(blocks[at] as KvBlock) : 0)];
-      fetched.blocks += 1;
-      fetched.bytes += bytes;
+      if (writing.length * bytesOf(first) >= kvAheadBytes) await writing.shift();
     };
     const ids = Buffer.from(blocks.map(({ id }) => id).join(""), "hex");
     const value = { ids, from: first.from, to: last.to, maxBytesPerSecond: BigInt(rateMost) };
@@ -199,8 +204,11 @@ export class KvFetch {
       const abort = () => read.cancel(new AppError("their time is over", { code: "Cancelled" }));
       signal.addEventListener("abort", abort, { once: true });
       try {
-        return await receive(read, part, { stallMs: readLimits.kvMs, unfit: () => unfit("more came than was asked for"), store });
+        await receive(read, part, { stallMs: readLimits.kvMs, unfit: () => unfit("more came than was asked for"), store });
+        await Promise.all(writing);
+        return;
       } catch (caught) {
+        await Promise.allSettled(writing);
         // A source that answers as many reads as it may is asked again.
         if (part.received > 0 || AppError.from(caught).code !== "Busy") throw caught;
         await sleep(busyPauseMs, undefined, { signal });

@@ -11,6 +11,8 @@ import { chunkBytesMax, type ReadCall } from "../net/read-host.ts";
 const idBytes = 16;
 /** A read is one frame of a caller. */
 export const kvBlocksMax = 512;
+/** Of a transfer's blocks that are read before they are sent, and that came and are not written: an engine moves them between its steps. */
+export const kvAheadBytes = 16 * 1024 * 1024;
 
 interface KvSourceOptions {
   readonly kv: Pick<EngineKv, "read">;
@@ -60,9 +62,18 @@ export class KvSource {
       hash.update(data);
       offset += data.byteLength;
     };
-    for (const block of blocks) {
-      const data = await kv.read(block);
+    const waiting = [...blocks];
+    const ahead: ReturnType<EngineKv["read"]>[] = [];
+    const readNext = (): void => {
+      const block = waiting.shift();
+      const reading = block && kv.read(block);
+      reading?.catch(nothing); // the call may end before
+      if (reading) ahead.push(reading);
+    };
+    for (readNext(); ahead.length > 0; ) {
+      const data = await ahead.shift();
       if (data === undefined) return;
+      while (waiting.length > 0 && ahead.length * data.byteLength < kvAheadBytes) readNext();
       for (let at = 0; at < data.byteLength; at += chunkBytesMax) await send(data.subarray(at, at + chunkBytesMax));
       await send(hash.copy().digest());
       onServed(data.byteLength);
@@ -82,3 +93,5 @@ function blocksOf({ ids, from, to }: KvRead): readonly Omit<KvBlock, "before">[]
     to: Math.min(to, from + (i + 1) * movedKv.tokens),
   }));
 }
+
+function nothing(): void {}

@@ -27,6 +27,8 @@ const empty = 0xdeadbeef;
 const hopMs = 0.05;
 const copyMs = 0.2;
 const decodeMs = 25;
+/** As the engine's loop has it. */
+const moveMs = 10;
 
 function mixed(a: number, b: number): number {
   let h = Math.imul((a ^ b) + 0x9e3779b9, 0x85ebca6b);
@@ -174,8 +176,8 @@ export class KvEngine extends SimEngine {
     for (;;) {
       this.#requests.flush();
       this.#boundary.pass();
-      const moved = this.transfers.next();
-      if (moved) await moved;
+      const moved = this.transfers.pending > 0;
+      if (moved) await this.transfers.moveFor(moveMs);
       const step = this.#interleaver.next();
       this.#requests.flush();
       if (step) await step;

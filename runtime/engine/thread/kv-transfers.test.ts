@@ -75,3 +75,16 @@ test("a text that is longer than this rank's context is brought as far as that, 
   assert.deepEqual([came, used.length], [[true, true, false, false, false, true], 2]);
   assert.equal(ledger.reusable({ tokens: text }), context);
 });
+
+test("blocks that wait move together while that takes no longer than it may, and one moves in any case", async () => {
+  const { transfers } = world("a");
+  const [block] = blockOf(tokensFrom(1000));
+  const ask = () => Array.from({ length: 3 }, () => transfers.read(block as NonNullable<typeof block>));
+  const all = ask();
+  await transfers.moveFor(1_000);
+  assert.equal(transfers.pending, 0);
+  await Promise.all(all);
+  ask();
+  await transfers.moveFor(0);
+  assert.equal(transfers.pending, 2);
+});

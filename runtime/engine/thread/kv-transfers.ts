@@ -1,4 +1,4 @@
-// Blocks of keys and values for other ranks, and from them: one at a time, while no step that decodes runs (../DECISIONS.md 15).
+// Blocks of keys and values for other ranks, and from them: a few at a time, while no step that decodes runs (../DECISIONS.md 15).
 import { AppError } from "../../../crds/common.ts";
 import type { KvCache } from "../../compute/backend.ts";
 import type { KvBlock, KvLook, KvText, WrittenBlock } from "../api.ts";
@@ -66,6 +66,13 @@ export class KvTransfers {
   /** Moves a block; undefined where none waits. It throws where the ledger no longer says what the memory holds (../DECISIONS.md 7). */
   next(): Promise<void> | undefined {
     return this.#waiting.shift()?.();
+  }
+
+  /** At least one block, and more while that takes less than so many milliseconds. */
+  async moveFor(ms: number): Promise<void> {
+    const until = performance.now() + ms;
+    do await this.next();
+    while (this.pending > 0 && performance.now() < until);
   }
 
   /** Slots may move again while it is awaited: a slot is used without an await behind the last `takeChanges`. */

@@ -37,6 +37,8 @@ import { Steps } from "./steps.ts";
 const cell = new Int32Array(new SharedArrayBuffer(4));
 /** The main thread is told at most this often that rows pass. */
 const passedEveryMs = 200;
+/** Milliseconds of a pause between two steps in which blocks of KV move, and one more block. */
+const moveMs = 10;
 const yieldProcessor = (): void => void Atomics.wait(cell, 0, 0, 0.05);
 
 function tellPassed(now: () => number, send: Mailbox["send"]): () => void {
@@ -156,8 +158,8 @@ export class EngineLoop {
       if (calls.closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
-      const moved = transfers.next();
-      if (moved) await moved;
+      const moved = transfers.pending > 0;
+      if (moved) await transfers.moveFor(moveMs);
       const step = next();
       requests.flush();
       if (step) {
