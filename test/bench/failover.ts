@@ -8,7 +8,7 @@ import { WorkerPool } from "../../runtime/gateway/routing/worker-pool.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createTracing } from "../../runtime/observe/trace.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { deployment, deploymentUid, namespace } from "../kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, type Ranks } from "../kit/ranks/ranks.ts";
 import { RankProcesses, type RankSettings } from "./ranks/processes.ts";
 import { count, log, prompt, readArgs } from "./serve.ts";
 import { median, ratioOf, round } from "./speed-rows.ts";
@@ -88,7 +88,7 @@ async function ask(pool: Workers, ids: readonly number[], maxTokens: number, onT
 }
 
 /** The pool without one rank, while there is another. */
-const without = (pool: Workers, rank: number): Workers => ({
+export const without = (pool: Workers, rank: number): Workers => ({
   start: (request, replay, { avoid, busy }) => pool.start(request, replay, { avoid: new Set([...avoid, rank]), busy }),
   changed: (timeoutMs, signal) => pool.changed(timeoutMs, signal),
 });
@@ -99,7 +99,7 @@ async function prefillMs(pool: Workers, tokens: number, vocab: number): Promise<
   return (at[0] ?? startedAt) - startedAt;
 }
 
-async function poolOf(ranks: RankProcesses): Promise<WorkerPool> {
+export async function poolOf(ranks: Ranks): Promise<WorkerPool> {
   const identity = { deploymentUid, rank: gatewayRank, podUid: "gateway", bootId: "gateway" };
   const tracing = await createTracing({ service: "gateway" });
   const pool = new WorkerPool({ identity, namespace, deployment, tls: ranks.tls("gateway"), network: grpcNetwork, tracing });

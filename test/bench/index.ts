@@ -112,6 +112,24 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: [...engineOptions, "--tokens N     tokens after which it is killed (default 500)"],
     load: async () => (await import("./failover.ts")).failoverBench,
   },
+  drain: {
+    summary: "pause of a stream whose rank is drained, by parts, beside what its keys and values take at the rate of quiet ranks",
+    options: [
+      ...engineOptions,
+      "--context N    tokens of its prompt (default 1500)",
+      "--loads LIST   streams that the other rank decodes meanwhile (default: 0,8; the first gives the rate)",
+    ],
+    load: async () => (await import("./drain.ts")).drainBench,
+  },
+  scale: {
+    summary: "errors, time between tokens and seconds of load through 2, 4 and 2 ranks again, beside what others published",
+    options: [
+      ...engineOptions,
+      "--clients N    streams at once (default 4)",
+      "--seconds N    seconds of load before, between and after (default 20)",
+    ],
+    load: async () => (await import("./scale.ts")).scaleBench,
+  },
   sampling: {
     summary: "time to choose a token, by what a request asks, beside a bare pass over the vocabulary",
     options: ["--vocab N      tokens (default 151936)", "--rounds N     rounds of each case (default 60)"],
