@@ -2,6 +2,7 @@
 // layers that the device has by half is that of a device which has them whole.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
 import { looseBackend } from "../../../test/kit/devices/loose.ts";
 import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import { stepsOverRanks } from "../../../test/kit/ranks/steps-over-ranks.ts";
@@ -10,6 +11,7 @@ import { formsAlike } from "../../weights/codecs/codec.ts";
 import type { Backend } from "../backend.ts";
 import { createGgmlBackend } from "../ggml/index.ts";
 import { relativeError } from "../op-self-test.ts";
+import { checkCopies } from "./check-copies.ts";
 import type { Engines } from "./deal.ts";
 import { type BesideOptions, withProcessor } from "./index.ts";
 import type { EngineTimes } from "./times.ts";
@@ -18,7 +20,13 @@ const tolerance = 1e-4;
 /** One row is sooner on the processor, more rows on the device. */
 const times: Engines<EngineTimes> = { device: { start: 0, seconds: [4, 4, 4] }, processor: { start: 0, seconds: [1, 20, 40] } };
 
-async function engines(copiesBytes: number, options?: Partial<BesideOptions>): Promise<{ backend: Backend; ran: Engines<number[]> }> {
+interface Opened {
+  readonly backend: Backend;
+  readonly device: Backend;
+  readonly ran: Engines<number[]>;
+}
+
+async function engines(copiesBytes: number, options?: Partial<BesideOptions>): Promise<Opened> {
   const { backend: device } = looseBackend();
   const processor = await createGgmlBackend({ threads: 1 });
   const ran: Engines<number[]> = { device: [], processor: [] };
@@ -29,7 +37,7 @@ async function engines(copiesBytes: number, options?: Partial<BesideOptions>): P
       return own(calls, queue);
     };
   }
-  return { backend: withProcessor(device, processor, { deviceBytes: copiesBytes, layers: 1, ...options }), ran };
+  return { backend: withProcessor(device, processor, { deviceBytes: copiesBytes, layers: 1, ...options }), device, ran };
 }
 
 const model = syntheticModel({ num_local_experts: 8 });
@@ -69,6 +77,59 @@ test("copies on the device stay within its bytes, go with their experts, and row
   await run([4], [late]);
   assert.deepEqual(ran.device.slice(0, 1), [4], "room that an expert left is another's");
   for (const each of [...here, late]) await each.dispose();
+  await backend.close();
+});
+
+test("copies go to the experts whose rows are most", async () => {
+  const read = async (layer: number, expert: number) => model.expert(layer, expert);
+  const { backend, ran } = await engines(2 * (await f32Bytes()), { times, read });
+  const slab = backend.createExpertSlab(expertSegment, experts, 1);
+  const here = await Promise.all([0, 1, 2, 3].map((expert) => slab.put(expert, model.expert(1, expert))));
+  const calls = here.map((each, i) => ({ program: each, inputs: { x: randomTensor(i, [i < 2 ? 1 : 8, program.hidden]) } }));
+  const rowsOf = async (): Promise<Float32Array[]> => (await backend.runMany(calls)).map(({ y }) => y!.data.slice() as Float32Array);
+  const want = await rowsOf();
+  assert.ok(ran.device.every((rows) => rows === 1));
+  for (let i = 0; i < 500 && ran.device.slice(-2).join() !== "8,8"; i++) await rowsOf();
+  assert.deepEqual(ran.device.slice(-2), [8, 8]);
+  for (const [i, got] of (await rowsOf()).entries()) assert.ok(relativeError(got, want[i]!) <= tolerance);
+  for (const each of here) await each.dispose();
+  await backend.close();
+});
+
+test("room that is left goes to experts with rows, though the device had no memory for a trial at first", async () => {
+  const read = async (layer: number, expert: number) => model.expert(layer, expert);
+  const { backend, device } = await engines(3 * (await f32Bytes()), { read });
+  const own = device.createExpertSlab.bind(device);
+  const [trials, copies]: [number[], number[]] = [[], []];
+  let room = false;
+  device.createExpertSlab = (segment, count, layer) => {
+    const slab = own(segment, count, layer);
+    const put = slab.put.bind(slab);
+    slab.put = async (...of) => {
+      (count === experts ? copies : trials).push(count === experts ? of[0] : count);
+      if (!room) throw new AppError("none", { code: "OutOfDeviceMemory" });
+      return put(...of);
+    };
+    return slab;
+  };
+  const slab = backend.createExpertSlab(expertSegment, experts, 1);
+  const here = [await slab.put(0, model.expert(1, 0)), await slab.put(1, model.expert(1, 1))];
+  assert.deepEqual(trials, [3, 1, 3, 1], "of less, and with the next expert again");
+  room = true;
+  const calls = here.map((program_) => ({ program: program_, inputs: { x: randomTensor(1, [4, program.hidden]) } }));
+  for (let i = 0; i < 500 && copies.length < 2; i++) await backend.runMany(calls);
+  assert.deepEqual(copies.sort(), [0, 1]);
+  for (const each of here) await each.dispose();
+  await backend.close();
+});
+
+test("device memory below a step of each layer is refused with what is enough", async () => {
+  const bytes = await f32Bytes();
+  const { backend } = looseBackend();
+  const formsOf = () => formsAlike("f32")(expertSegment.weights);
+  const check = (deviceBytes: number) => checkCopies(backend, program.layers, { deviceBytes, formsOf });
+  check(layers * bytes);
+  assert.throws(() => check(layers * bytes - 1), /deviceExpertMemory .* in any of \d+ layers: raise it to at least /);
   await backend.close();
 });
 

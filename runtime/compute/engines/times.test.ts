@@ -19,7 +19,7 @@ function planted(scale = 1) {
 
 test("a table has what an expert takes by its rows, apart from what the engine takes once", async () => {
   const { run, now } = planted(0.001);
-  const times = await measureTimes(run, now);
+  const times = (await measureTimes(run, { now }))!;
   assert.equal(times.seconds.length, 10);
   assert.ok(Math.abs(times.start - 2e-6) < 1e-12);
   for (const rows of [1, 3, 100, 512, 2_000]) assert.ok(Math.abs(secondsOf(times, rows) - (1 + rows / 10) * 1e-6) < 1e-12, `${rows} rows`);
@@ -27,7 +27,15 @@ test("a table has what an expert takes by its rows, apart from what the engine t
 
 test("a slow engine is measured for a bounded time, and one row by all means", async () => {
   const { run, now, sizes } = planted(100);
-  const times = await measureTimes(run, now);
+  const times = (await measureTimes(run, { now }))!;
   assert.deepEqual([...new Set(sizes)], [1]);
   assert.equal(secondsOf(times, 4), 4 * secondsOf(times, 1));
+});
+
+test("with memory for one expert and few rows the table is short, and without any there is none", async () => {
+  const { run, now } = planted(0.001);
+  const times = (await measureTimes(async (experts, rows) => rows <= 8 && run(experts, rows), { experts: 1, now }))!;
+  assert.equal(times.seconds.length, 4);
+  assert.ok(Math.abs(secondsOf(times, 8) - 3.8e-6) < 1e-12, "with what the engine takes once");
+  assert.equal(await measureTimes(async () => false, { now }), undefined);
 });

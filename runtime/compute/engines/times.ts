@@ -21,16 +21,23 @@ export function secondsOf({ seconds }: EngineTimes, rows: number): number {
   return low + ((high - low) * (rows - 2 ** at)) / 2 ** at;
 }
 
+interface Measuring {
+  /** The most that run at once. */
+  readonly experts?: number;
+  readonly now?: () => number;
+}
+
+/** `run`: false where there is no memory for so many rows, which ends the table. Undefined if there is none for one row. */
 export async function measureTimes(
   run: (experts: number, rows: number) => Promise<unknown>,
-  now: () => number = () => performance.now(),
-): Promise<EngineTimes> {
+  { experts = expertsTimed, now = () => performance.now() }: Measuring = {},
+): Promise<EngineTimes | undefined> {
   const until = now() + measureMsMax;
-  const fastest = async (experts: number, rows: number): Promise<number> => {
+  const fastest = async (count: number, rows: number): Promise<number> => {
     let least = Number.POSITIVE_INFINITY;
     for (let i = 0; i <= runs; i++) {
       const startedAt = now();
-      await run(experts, rows);
+      if ((await run(count, rows)) === false) return Number.NaN;
       if (i > 0) least = Math.min(least, now() - startedAt); // the first one builds the graph
     }
     return least / 1000;
@@ -38,10 +45,13 @@ export async function measureTimes(
   const seconds: number[] = [];
   let start = 0;
   for (let rows = 1; rows <= rowsMost && (rows === 1 || now() < until); rows *= 2) {
-    const [one, several] = [await fastest(1, rows), await fastest(expertsTimed, rows)];
-    const own = Math.max((several - one) / (expertsTimed - 1), several / (4 * expertsTimed), seconds.at(-1) ?? 0);
+    const one = await fastest(1, rows);
+    const several = experts > 1 ? await fastest(experts, rows) : one;
+    const apart = experts > 1 ? Math.max((several - one) / (experts - 1), several / (4 * experts)) : one;
+    if (Number.isNaN(apart)) break;
+    const own = Math.max(apart, seconds.at(-1) ?? 0);
     if (rows === 1) start = Math.max(0, one - own);
     seconds.push(own);
   }
-  return { start, seconds };
+  return seconds.length > 0 ? { start, seconds } : undefined;
 }

@@ -5,7 +5,8 @@ import { kvPoolBytes, type RankMemory } from "../../../crds/rank-memory.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
 import { checkOps } from "../../compute/call-checks.ts";
 import { overDevices } from "../../compute/device-split.ts";
-import { withProcessor } from "../../compute/engines/index.ts";
+import { checkCopies } from "../../compute/engines/check-copies.ts";
+import { type BesideOptions, withProcessor } from "../../compute/engines/index.ts";
 import { type TriedForms, tryForms } from "../../compute/form-self-test.ts";
 import { chooseBackend, createBackend, openDevices } from "../../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../../compute/kv-size.ts";
@@ -81,7 +82,8 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
       devices.map((device) => device.withOptions({ denseBits, rowsMax, context })),
       layers.length,
     );
-    const backend = processor ? withProcessor(onDevices, processor, shareOf(layers, options)) : onDevices;
+    const copies = (): BesideOptions => copiesOf(store, program, { backend: onDevices, options });
+    const backend = processor ? withProcessor(onDevices, processor, copies()) : onDevices;
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(store, program, { backend, options });
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
@@ -97,10 +99,15 @@ async function processorBeside(devices: readonly Backend[], { deviceExpertBytes,
   return createBackend("cpu", { threads: 1, queueThreads: threads });
 }
 
-const shareOf = (layers: ModelProgram["layers"], { deviceExpertBytes: deviceBytes = 0 }: ThreadOptions) => ({
-  deviceBytes,
-  layers: layers.filter(({ kind }) => kind === "moe").length,
-});
+function copiesOf(store: ModelStore, { layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): BesideOptions {
+  const { codec, deviceExpertBytes: deviceBytes = 0 } = options;
+  checkCopies(backend, layers, { deviceBytes, formsOf: (layer) => store.unitForms(codec, layer, 0) });
+  return {
+    deviceBytes,
+    layers: layers.filter(({ kind }) => kind === "moe").length,
+    read: async (layer, expert) => store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer, expert),
+  };
+}
 
 function kvSpecOf(
   store: ModelStore,
