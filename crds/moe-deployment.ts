@@ -193,6 +193,9 @@ const runtime = z
     deviceExpertMemory: quantity(
       "Device memory of a rank for copies of experts, all of which lie in the machine's memory then: experts.memoryPerRank and the container's memory limit count that. The processor computes rows of a layer beside the device, those of experts without a copy and others by measured times. When not given: all experts lie on the device. Ranks without a device do not use it.",
     ).optional(),
+    deviceDenseMemory: quantity(
+      "Device memory of a rank for what is not experts: embedding, attention, routers and head. Weights of layers for which it is too small lie in the machine's memory, which the container's memory limit counts, and are copied to the device for each use, one layer while the one before computes. A step takes at least the time of these copies, so that it pays for many requests at once. When not given: all lie on the device, and a rank whose device lacks the memory is refused. Ranks without a device do not use it.",
+    ).optional(),
     draftTokens: z.int32().min(0).max(16).default(0).meta({
       description:
         "Tokens at most that a rank guesses from what was said before, and computes with the next one while it generates for one request alone. Texts stay the same, since a guess counts only where the model agrees; what repeats itself comes faster, other texts slower by some percent. 0 guesses nothing, and so do backends to which a token alone has other bits than in a prompt.",

@@ -131,6 +131,11 @@ export const workerProcess = {
     const { deviceExpertMemory } = deployment.spec.runtime;
     return deviceExpertMemory === undefined ? undefined : String(parseQuantity(deviceExpertMemory, "spec.runtime.deviceExpertMemory"));
   }),
+  /** Unset = all dense weights stay on the device. */
+  deviceDenseBytes: rendered("ENODIA_DEVICE_DENSE_BYTES", optional(bytes), ({ deployment }) => {
+    const { deviceDenseMemory } = deployment.spec.runtime;
+    return deviceDenseMemory === undefined ? undefined : String(parseQuantity(deviceDenseMemory, "spec.runtime.deviceDenseMemory"));
+  }),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {

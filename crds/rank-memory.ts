@@ -21,6 +21,8 @@ export interface RankMemory {
   readonly expertBytes: number;
   /** The field that says so; unset = experts.memoryPerRank. */
   readonly field?: string;
+  /** The field by which less of the dense part lies there, if there is one. */
+  readonly dense?: string;
 }
 
 export interface KvNeeds {
@@ -61,7 +63,7 @@ function shareOf({ bytes, own, expertBytes }: RankMemory, denseBytes: number): n
  * ceiling that a small model never reaches.
  */
 function checkRoom(
-  { bytes, of, own, expertBytes: most, field = "experts.memoryPerRank" }: RankMemory,
+  { bytes, of, own, expertBytes: most, field = "experts.memoryPerRank", dense }: RankMemory,
   denseBytes: number,
   pool: number,
 ): void {
@@ -73,7 +75,8 @@ function checkRoom(
     `kvPool ${formatBytes(pool)}`,
     ...(expertBytes > 0 ? [`${field} ${formatBytes(expertBytes)}`] : []),
   ];
-  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower ${field}, runtime.kvPool or runtime.maxContext`;
+  const streamed = dense === undefined ? "" : `, or set ${dense} lower`;
+  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower ${field}, runtime.kvPool or runtime.maxContext${streamed}`;
   const message = `${parts.join(" + ")} = ${mebibytes(need)} is above ${of}, ${mebibytes(bytes)}: ${remedy}`;
   throw new AppError(message, { code: "InsufficientMemory", operation: "sizing the KV pool" });
 }

@@ -54,6 +54,7 @@ const chosen: Record<string, unknown> = {
   "experts.memoryPerRank": "3Gi",
   "runtime.kvPool": "7Mi",
   "runtime.deviceExpertMemory": "7Mi",
+  "runtime.deviceDenseMemory": "7Mi",
   "runtime.decodeWait": "70ms",
   "runtimeImage.image": "enodia/runtime:other",
   "rolloutStrategy.maxSurge": 2,

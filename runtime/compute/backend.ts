@@ -168,6 +168,9 @@ export interface DeviceMemory {
   readonly totalBytes: number;
 }
 
+/** Of a device, for weights that take turns: one computes, the next is written. */
+export const streamSlots = 2;
+
 export interface Backend extends Capabilities {
   /** A pod reports it so: "cpu: AMD EPYC, zen4, 1 thread". */
   readonly device: string;
@@ -190,9 +193,10 @@ export interface Backend extends Capabilities {
   takesManyRows(heads: Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">): boolean;
   /**
    * Throws AppError `UnsupportedOp` or `UnsupportedShape`, which names op and segment. `layer` picks the device where layers lie on
-   * several; unset = 0.
+   * several; unset = 0. `slotBytes`: the weights lie in the machine's memory and take turns with others in slots of so many bytes of the
+   * device; unset: they stay there.
    */
-  compile(segment: Segment, weights: Weights, layer?: number): Promise<Compiled>;
+  compile(segment: Segment, weights: Weights, layer?: number, slotBytes?: number): Promise<Compiled>;
   /** Memory for so many experts of that form; `layer` as above. */
   createExpertSlab(expert: Segment, experts: number, layer?: number): ExpertSlab;
   createRange(layers: readonly RangeLayer[], ends?: RangeEnds): LayerRange;
@@ -201,6 +205,8 @@ export interface Backend extends Capabilities {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[], queue?: ComputeQueue): Promise<readonly Outputs[]>;
   /** An upper bound, known before the expert is loaded. */
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
+  /** Of a dense segment on the device. Unset: `slotBytes` is unused. */
+  denseResidentBytes?(segment: Segment, forms: WeightForms): number;
   /** Undefined where the backend computes in the machine's memory. */
   memory(): DeviceMemory | undefined;
   /** Memory of graphs' intermediate values: of a device what they take now, of the processor what steps of so many rows keep or score. */

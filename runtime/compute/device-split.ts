@@ -210,11 +210,15 @@ class SeveralDevices implements Backend {
     return (this.#devices[0] as Backend).expertResidentBytes(segment, forms);
   }
 
-  async compile(segment: Segment, weights: Weights, layer = 0): Promise<Compiled> {
+  denseResidentBytes(segment: Segment, forms: WeightForms): number {
+    return (this.#devices[0] as Backend).denseResidentBytes?.(segment, forms) ?? 0;
+  }
+
+  async compile(segment: Segment, weights: Weights, layer = 0, slotBytes?: number): Promise<Compiled> {
     const device = this.#deviceOf(layer);
     const first = this.#firstLayer(device);
     const ops = segment.ops.map((op) => (op.op === "attention" ? Object.assign({}, op, { layer: op.layer - first }) : op));
-    const inner = await (this.#devices[device] as Backend).compile(Object.assign({}, segment, { ops }), weights, layer);
+    const inner = await (this.#devices[device] as Backend).compile(Object.assign({}, segment, { ops }), weights, layer, slotBytes);
     return new Placed(device, inner);
   }
 

@@ -77,6 +77,8 @@ export interface EngineOptions {
   readonly devices?: number;
   /** Bytes of a device's memory for experts, all of which the machine's memory has too. Unset: all are on the device alone. */
   readonly deviceExpertBytes?: number | undefined;
+  /** Bytes of devices' memory for the dense part; weights of layers beyond it come from the machine's for each use. Unset: none do. */
+  readonly deviceDenseBytes?: number | undefined;
   /** Tests every op of the backend before the model is opened, which takes 0.2 s. Unset: no. */
   readonly tryDevice?: boolean;
   readonly onDemand: OnDemandExperts;

@@ -164,6 +164,7 @@ const engineOptionsOf = (options: WorkerOptions, onDemand: OnDemandSocket): Engi
   tryDevice: true,
   devices: options.devices,
   deviceExpertBytes: options.deviceExpertBytes,
+  deviceDenseBytes: options.deviceDenseBytes,
   onDemand,
   oversubscribed: options.oversubscription === "Allow",
   minGatePercent: options.minGatePercent,

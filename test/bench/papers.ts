@@ -8,7 +8,7 @@ import { createBackend } from "../../runtime/compute/index.ts";
 import { predictors } from "../../runtime/experts/prefetch/index.ts";
 import type { ExpertTrace } from "../../runtime/experts/replay/trace.ts";
 import { batchedExperts, faster, hitsToLru, loadedOnce, lostByPruning, mixed } from "./papers/replays.ts";
-import { dealtRatio, ternaryRatio } from "./papers/simulated.ts";
+import { batchedRatio, dealtRatio, halvedRatio, streamedRatio, ternaryRatio } from "./papers/simulated.ts";
 import { SmallStores } from "./papers/stores.ts";
 import { type Asked, invalid, log, readArgs } from "./serve.ts";
 import { round } from "./speed-rows.ts";
@@ -77,8 +77,19 @@ const papers: Readonly<Record<string, Paper>> = {
     },
   },
   "DeepSpeed Inference": {
-    ...{ what: "size of a model to that of the device, layers streamed", claim: "25", better: "more", control: "-" },
-    by: "out: what is not experts stays on the device whole; runtime.devices spreads layers",
+    what: "bytes of a model to those that its device needs, layers streamed, in Llama-3-70B's shape",
+    ...{ claim: "25", better: "more", control: "all stay", by: "runtime.deviceDenseMemory" },
+    run: async () => ({ here: streamedRatio(), control: 1 }),
+  },
+  "ZeRO-Inference": {
+    what: "tokens/s of 4,096 rows in a step to those of 64, layers streamed at 25 GB/s, by bytes and products",
+    ...{ claim: "memory that is spared is for a larger batch", better: "more", control: "all stay", by: "runtime.deviceDenseMemory" },
+    run: async () => ({ here: batchedRatio(4096, 64, true), control: batchedRatio(4096, 64, false) }),
+  },
+  "Micro-batches": {
+    what: "time of a step of 8 texts to one of 4, by bytes: the most that halves at once on two devices gain, 128 experts",
+    ...{ claim: "-", better: "more", control: "64 texts", by: "out: ranks of one device each compute at once; devices adds memory" },
+    run: async () => ({ here: halvedRatio(8, 128, 8), control: halvedRatio(64, 128, 8) }),
   },
   "MC-MoE": {
     what: "error of experts with as many bits as each needs to as many dealt by number",

@@ -10,6 +10,7 @@ import { runGoldenLogits } from "../contract/golden-logits.ts";
 import { runKvPool } from "../contract/kv-pool.ts";
 import { runKvTypes } from "../contract/kv-types.ts";
 import { runOverRanks } from "../contract/over-ranks.ts";
+import { runStreamed } from "../contract/streamed.ts";
 import { twoEngines } from "../kit/devices/two-engines.ts";
 
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
@@ -35,5 +36,7 @@ for (const type of ["f16", "f32"] as const) runKvPool({ name: kind, make, tolera
 
 const withProcessor = async () => twoEngines(await make(), 50_000);
 runGoldenFamilies({ name: `${kind} with a processor`, make: withProcessor, tolerance, computes: "all" });
+
+runStreamed({ name: kind, make });
 
 runOverRanks({ name: kind, make, tolerance });

@@ -69,30 +69,31 @@ async function inSoftware(t: TestContext, args: readonly string[]): Promise<Done
 }
 
 describe("Vulkan in software", { concurrency: 2 }, () => {
-  test("a part of the contract holds: a product, attention over the pool of keys and values, every family's logits, on two engines too, and its rows over ranks", async (t) => {
+  test("a part of the contract holds: a product, attention over the pool of keys and values, every family's logits, on two engines too, layers that are streamed, and rows over ranks", async (t) => {
     const names = ["says which numeric class it is", "matMul: \\[7, 576\\]", "attention: chunk of 5"];
+    const streamed = "5 layers that are streamed";
     const ofFamilies = ["logits of 7 tokens", "whose other rank"];
     const done = await inSoftware(t, [
-      ...[...names, ...ofFamilies].map((name) => `--test-name-pattern=${name}`),
+      ...[...names, streamed, ...ofFamilies].map((name) => `--test-name-pattern=${name}`),
       "test/gpu/contract.gpu.test.ts",
     ]);
     if (done === undefined) return;
     assert.equal(done.code, 0, done.stdout + done.stderr);
     const passed = Number(/^(?:# |ℹ )pass (\d+)$/m.exec(done.stdout)?.[1]);
-    assert.ok(passed >= names.length + (ofFamilies.length + 1) * familyFolders, done.stdout);
+    assert.ok(passed >= names.length + 1 + (ofFamilies.length + 1) * familyFolders, done.stdout);
   });
 
-  test("a greedy text of a small model is the reference's, with half of the experts on the device too", async (t) => {
-    const store = join(folder, "tiny");
-    await importMoe({ from: join(root, "test/golden/tiny-f32"), out: store, codecs: ["f32"], overwrite: false }, () => {});
-    const textOf = (backend: string, share: number): Promise<Done | undefined> =>
-      inSoftware(t, ["test/gpu/text.ts", store, backend, "32", String(share), ...[5, 17, 101, 42, 9, 260].map(String)]);
-    const want = await textOf("reference", 1);
-    for (const [share, device] of [
-      [1, /^vulkan: [^;]*$/],
-      [0.5, /^vulkan: .*; experts beside it on cpu: /],
+  test("a greedy text of a small model is the reference's, with half of the experts on the device, or without its layers' dense weights too", async (t) => {
+    const textOf = (store: string, backend: string, [share, dense]: readonly [number, number]): Promise<Done | undefined> =>
+      inSoftware(t, ["test/gpu/text.ts", store, backend, "32", ...[share, dense, 5, 17, 101, 42, 9, 260].map(String)]);
+    for (const [checkpoint, of, device] of [
+      ["tiny-f32", [1, 1], /^vulkan: [^;]*$/],
+      ["tiny-f32", [0.5, 1], /^vulkan: .*; experts beside it on cpu: /],
+      ["families/qwen3-moe", [1, 0.97], /^vulkan: .*; 3 of 3 layers streamed$/],
     ] as const) {
-      const got = await textOf("vulkan", share);
+      const store = join(folder, checkpoint);
+      await importMoe({ from: join(root, "test/golden", checkpoint), out: store, codecs: ["f32"], overwrite: true }, () => {});
+      const [want, got] = [await textOf(store, "reference", [1, 1]), await textOf(store, "vulkan", of)];
       if (got === undefined || want === undefined) return;
       assert.equal(got.code, 0, got.stderr);
       const [ours, theirs] = [JSON.parse(got.stdout), JSON.parse(want.stdout)];

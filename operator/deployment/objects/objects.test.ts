@@ -37,7 +37,7 @@ const env = (container: any, by = settings): Record<string, string> =>
 const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio: 0.5 };
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
-  runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi", deviceExpertMemory: "12Mi" },
+  runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi", deviceExpertMemory: "12Mi", deviceDenseMemory: "9Mi" },
   experts: { oversubscription: "Allow", prefetch: "NextGate", memoryPerRank: "1Gi", minGatePercent: 30 },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
@@ -97,7 +97,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ enginePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
-    deviceExpertBytes: 12 * Mi,
+    ...{ deviceExpertBytes: 12 * Mi, deviceDenseBytes: 9 * Mi },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
     modelDir: "/models/a/b",
@@ -136,7 +136,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 0, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
-    deviceExpertBytes: undefined,
+    ...{ deviceExpertBytes: undefined, deviceDenseBytes: undefined },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
     oversubscription: "Never",
@@ -210,6 +210,7 @@ test("hashes are those of the releases before", () => {
   // kvPool had a default then, which the objects have.
   delete complete.scheduling; // and they had none of these
   delete complete.runtime.deviceExpertMemory;
+  delete complete.runtime.deviceDenseMemory;
   delete complete.experts.prefetch;
   delete complete.gateway.jwt;
   delete complete.gateway.unknownFields;

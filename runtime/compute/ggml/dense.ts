@@ -2,15 +2,17 @@
 // multiplied.
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { asF32, blockOf, type WeightData, type WeightForm, type WeightForms, type Weights } from "../../kernels/weights.ts";
 import type { Memory } from "./cpu-threads.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
+import { formsOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { WeightSource } from "./lowering.ts";
 import { type Matrix, type MatrixStorage, multiplied, storagesOf } from "./matrix-storage.ts";
 import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
+import type { StreamedWeights, WeightStream } from "./weight-stream.ts";
 
 interface Placed extends Matrix {
   readonly tensor: Pointer;
@@ -52,55 +54,117 @@ function attentionInputs({ ops, outputs }: Segment): readonly (readonly { readon
   });
 }
 
+interface Part {
+  readonly matrix: Joined;
+  readonly storage: MatrixStorage;
+  /** Bytes within its memory. */
+  readonly at: number;
+}
+
+interface Layout {
+  readonly parts: readonly Part[];
+  readonly sizes: ReadonlyMap<Memory, number>;
+  readonly bytes: number;
+}
+
+/** How weights of these forms lie in a device's memory; `bits`: as in BackendOptions. */
+export function layoutOf(device: GgmlDevice, segment: Segment, forms: WeightForms, bits: 8 | 16 | 32): Layout {
+  const routers = routerMatrices(segment);
+  const typeOf = (name: string, shape: readonly number[]): WeightType => {
+    if (shape.length < 2 || routers.has(name)) return "f32";
+    const form = forms[name] as WeightForm;
+    if (!floats.has(form) || bits === 16) return form;
+    return bits === 8 && (shape[1] as number) % blockOf("q8_0") === 0 ? "q8_0" : "f32";
+  };
+  const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
+  const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
+  const matrices = joinedIn(device, segment, (name) => {
+    const shape = shapes.get(name) ?? [];
+    const [rows, columns] = dimensions(shape);
+    return { type: typeOf(name, shape), rows, columns };
+  });
+  const sizes = new Map<Memory, number>();
+  const parts = matrices.map((matrix) => {
+    const isTable = matrix.names.some((name) => tables.has(name));
+    const storage = isTable ? storagesOf(device).plain(matrix) : storagesOf(device).of(matrix);
+    const at = sizes.get(storage.memory) ?? 0;
+    sizes.set(storage.memory, at + device.aligned(storage.bytes));
+    return { matrix, storage, at };
+  });
+  return { parts, sizes, bytes: [...sizes.values()].reduce((sum, size) => sum + size, 0) };
+}
+
+/** Joins weights that produce the inputs of one attention from the same rows in the same type; all others stay separate. */
+function joinedIn(device: GgmlDevice, segment: Segment, matrixOf: (name: string) => Matrix): readonly Joined[] {
+  const groups = new Map<string, string[]>(segment.weights.map(({ name }) => [name, [name]]));
+  for (const inputs of device.exact ? attentionInputs(segment) : []) {
+    for (const { name, x } of inputs) {
+      const { type, columns } = matrixOf(name);
+      const alike = inputs.filter((each) => each.x === x && matrixOf(each.name).type === type && matrixOf(each.name).columns === columns);
+      const [first] = alike;
+      if (first === undefined || groups.get(name)?.length !== 1) continue;
+      for (const each of alike) groups.delete(each.name);
+      groups.set(
+        first.name,
+        alike.map((each) => each.name),
+      );
+    }
+  }
+  return [...groups.values()].map((names) => {
+    const each = names.map((name) => matrixOf(name).rows);
+    return Object.assign({}, matrixOf(names[0] as string), { names, each, rows: each.reduce((sum, rows) => sum + rows, 0) });
+  });
+}
+
+interface Placing {
+  readonly bits: 8 | 16 | 32;
+  /** Unset: they stay in the device's memory. */
+  readonly stream?: WeightStream | undefined;
+}
+
 export class DenseWeights implements WeightSource {
+  /** Of the device. */
   readonly bytes: number;
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;
   readonly #buffers = new Map<Memory, DeviceBuffer>();
+  readonly #stream: WeightStream | undefined;
+  readonly #streamed: StreamedWeights | undefined;
   readonly #placed = new Map<string, Placed & { readonly joined: Joined }>();
   readonly #products = new WeakMap<GraphBuilder, Map<Joined, { readonly x: Value; readonly product: Value }>>();
 
-  /** `bits`: as in BackendOptions. */
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, { bits, stream }: Placing) {
     this.#device = device;
-    const routers = routerMatrices(segment);
-    const typeOf = (name: string, shape: readonly number[]): WeightType => {
-      if (shape.length < 2 || routers.has(name)) return "f32";
-      const { form } = weights[name] as WeightData;
-      if (!floats.has(form) || bits === 16) return form;
-      return bits === 8 && (shape[1] as number) % blockOf("q8_0") === 0 ? "q8_0" : "f32";
-    };
-    const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
-    const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
-    const parts = this.#join(segment, (name) => {
-      const shape = shapes.get(name) ?? [];
-      const [rows, columns] = dimensions(shape);
-      return { type: typeOf(name, shape), rows, columns };
-    }).map((matrix) => {
-      const storage = matrix.names.some((name) => tables.has(name)) ? storagesOf(device).plain(matrix) : storagesOf(device).of(matrix);
-      return { matrix, storage };
-    });
-    const sizes = new Map<Memory, number>();
-    const offsets = parts.map(({ storage: { memory, bytes } }) => {
-      const at = sizes.get(memory) ?? 0;
-      sizes.set(memory, at + device.aligned(bytes));
-      return at;
-    });
-    this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+    this.#stream = stream;
+    const { parts, sizes, bytes } = layoutOf(device, segment, formsOf(segment, weights), bits);
+    this.#streamed = stream?.add(bytes);
+    this.bytes = this.#streamed?.bytes ?? bytes;
     this.#metadata = device.metadata(segment.weights.length);
     try {
-      for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.weightMemory.take(bytes, memory.handle));
-      for (const [i, { matrix, storage }] of parts.entries()) {
-        const buffer = this.#buffers.get(storage.memory) as DeviceBuffer;
-        const tensor = storagesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
-        this.#write(tensor, matrix, weights);
+      if (stream === undefined)
+        for (const [memory, size] of sizes) this.#buffers.set(memory, device.weightMemory.take(size, memory.handle));
+      for (const { matrix, storage, at } of parts) {
+        const buffer = this.#streamed?.slot.buffer ?? (this.#buffers.get(storage.memory) as DeviceBuffer);
+        const tensor = storagesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(at));
+        const data = this.#bytesOf(matrix, weights);
+        if (this.#streamed) this.#streamed.writes.push({ tensor, data: asBytes(data) });
+        else device.ggml.ggml_backend_tensor_set(tensor, data, 0, data.byteLength);
         const { rows, columns, type } = matrix;
         for (const name of matrix.names) this.#placed.set(name, { tensor, rows, columns, type, storage, joined: matrix });
       }
     } catch (caught) {
-      this.free();
+      void this.free();
       throw caught;
     }
+  }
+
+  get isStreamed(): boolean {
+    return this.#streamed !== undefined;
+  }
+
+  /** Work that reads them. */
+  whileHere<T>(work: () => Promise<T>): Promise<T> {
+    return this.#stream && this.#streamed ? this.#stream.use(this.#streamed, work) : work();
   }
 
   tensor(name: string): Pointer {
@@ -125,8 +189,9 @@ export class DenseWeights implements WeightSource {
     return build.step(this.#device.ggml.ggml_add(build.context, x.tensor, this.tensor(name)), [x]);
   }
 
-  free(): void {
+  async free(): Promise<void> {
     for (const buffer of this.#buffers.values()) buffer.free();
+    if (this.#streamed) await this.#stream?.remove(this.#streamed);
     this.#metadata.free();
   }
 
@@ -136,33 +201,10 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  /** Joins weights that produce the inputs of one attention from the same rows in the same type; all others stay separate. */
-  #join(segment: Segment, matrixOf: (name: string) => Matrix): readonly Joined[] {
-    const groups = new Map<string, string[]>(segment.weights.map(({ name }) => [name, [name]]));
-    for (const inputs of this.#device.exact ? attentionInputs(segment) : []) {
-      for (const { name, x } of inputs) {
-        const { type, columns } = matrixOf(name);
-        const alike = inputs.filter((each) => each.x === x && matrixOf(each.name).type === type && matrixOf(each.name).columns === columns);
-        const [first] = alike;
-        if (first === undefined || groups.get(name)?.length !== 1) continue;
-        for (const each of alike) groups.delete(each.name);
-        groups.set(
-          first.name,
-          alike.map((each) => each.name),
-        );
-      }
-    }
-    return [...groups.values()].map((names) => {
-      const each = names.map((name) => matrixOf(name).rows);
-      return Object.assign({}, matrixOf(names[0] as string), { names, each, rows: each.reduce((sum, rows) => sum + rows, 0) });
-    });
-  }
-
-  #write(tensor: Pointer, { type, columns, names, each }: Joined, weights: Weights): void {
+  #bytesOf({ type, columns, names, each }: Joined, weights: Weights): NodeJS.TypedArray {
     const all = names.map((name, i) => this.#bytesAs(type, weights[name] as WeightData, [each[i] as number, columns]));
     const [first] = all;
-    const bytes = all.length === 1 && first !== undefined ? first : Buffer.concat(all.map(asBytes));
-    this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+    return all.length === 1 && first !== undefined ? first : Buffer.concat(all.map(asBytes));
   }
 
   #bytesAs(type: WeightType, weight: WeightData, [rows, columns]: readonly [number, number]): NodeJS.TypedArray {

@@ -89,7 +89,7 @@ test("a full device computes layer by layer and holds what it has memory for, an
   const state = limit(device);
   const expertSlab = new Experts(device).expertSlab(segment, experts);
   const placed = Array.from({ length: experts }, (_, e) => expertSlab.place(e, model.expert(0, e)));
-  const block = new DenseProgram(device, layer.block, model.weights(layer.block), 32);
+  const block = new DenseProgram(device, layer.block, model.weights(layer.block), { bits: 32 });
   const range = new GgmlRange(device, [{ layer, block, expertSlab }]);
   const cache = createGgmlKv(device, { ...model.program, layers: 1, slots: 1, context: 64, type: "f32" });
   const hold = (rows: number) => range.hold(rows, model.program.hidden);
@@ -140,7 +140,7 @@ test("a kept row is read of the last run alone, while its memory is where it was
   const device = new CpuDevice({ threads: 1 });
   const { head } = model.program;
   const kept = { ...head, outputs: head.outputs.map((output) => ({ ...output, kept: true as const })) };
-  const program = new DenseProgram(device, kept, model.weights(head), 32);
+  const program = new DenseProgram(device, kept, model.weights(head), { bits: 32 });
   const { name } = head.outputs[0]!;
   await program.run(x);
   const rows = [0, 1].map((row) => program.keptRow(name, row));

@@ -21,6 +21,7 @@ import type {
   RangeLayer,
 } from "../backend.ts";
 import { checkOps, weightOf } from "../call-checks.ts";
+import { layoutOf } from "./dense.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { SingleExperts } from "./expert-programs.ts";
 import { openGpu } from "./gpu.ts";
@@ -36,6 +37,7 @@ import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
 import { scoresBytes } from "./scores.ts";
 import { sortedBytes } from "./sorted-range.ts";
+import { WeightStream } from "./weight-stream.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -50,6 +52,7 @@ class GgmlBackend implements Backend {
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
   readonly #options: Omit<BackendOptions, "threads">;
+  #stream: WeightStream | undefined;
 
   constructor(device: GgmlDevice, options: Omit<BackendOptions, "threads">) {
     this.device = device.description;
@@ -71,12 +74,16 @@ class GgmlBackend implements Backend {
     return `ggml ${this.#device.ggml.ggml_version()} ${this.#device.computesWith(form)}`;
   }
 
-  async compile(segment: Segment, weights: Weights): Promise<Compiled> {
+  async compile(segment: Segment, weights: Weights, _layer?: number, slotBytes?: number): Promise<Compiled> {
     checkOps(this, this.device, segment);
     if (isExpert(segment)) return this.#experts.expertSlab(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     const { denseBits = 32, rowsMax, context } = this.#options;
-    const program = new DenseProgram(this.#device, segment, weights, denseBits);
+    // A processor computes in the machine's memory.
+    const streams = slotBytes !== undefined && !this.#device.exact;
+    if (streams) this.#stream ??= new WeightStream(this.#device, slotBytes);
+    const stream = streams ? this.#stream : undefined;
+    const program = new DenseProgram(this.#device, segment, weights, { bits: denseBits, stream });
     if (this.#device.exact) return program;
     try {
       forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call), { rowsMax, context });
@@ -114,6 +121,10 @@ class GgmlBackend implements Backend {
 
   expertResidentBytes(segment: Segment, forms: WeightForms): number {
     return this.#experts.bytesOf(segment, forms);
+  }
+
+  denseResidentBytes(segment: Segment, forms: WeightForms): number {
+    return layoutOf(this.#device, segment, forms, this.#options.denseBits ?? 32).bytes;
   }
 
   memory(): DeviceMemory | undefined {

@@ -60,10 +60,10 @@ export class DenseProgram implements Compiled {
   };
   #last: { readonly graph: Graph; readonly keptRow: NonNullable<Compiled["keptRow"]> } | undefined;
 
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, placing: ConstructorParameters<typeof DenseWeights>[3]) {
     this.#device = device;
     this.segment = segment;
-    this.#weights = new DenseWeights(device, segment, weights, bits);
+    this.#weights = new DenseWeights(device, segment, weights, placing);
     this.residentBytes = this.#weights.bytes;
     this.#widths = widthsOf(segment);
     this.#kvOps = segment.ops.filter((op) => op.op === "attention");
@@ -74,7 +74,16 @@ export class DenseProgram implements Compiled {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * parts;
   }
 
-  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept, queue: ComputeQueue = "main"): Promise<Outputs> {
+  /** True where others' weights may lie in the memory of its own. */
+  get isStreamed(): boolean {
+    return this.#weights.isStreamed;
+  }
+
+  run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept, queue: ComputeQueue = "main"): Promise<Outputs> {
+    return this.#weights.whileHere(() => this.#compute(inputs, call, allocate, queue));
+  }
+
+  async #compute(inputs: Inputs, call: KvCall | undefined, allocate: BufferAllocator, queue: ComputeQueue): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
@@ -135,7 +144,7 @@ export class DenseProgram implements Compiled {
 
   async dispose(): Promise<void> {
     for (const graphs of Object.values(this.#graphs)) graphs.clear();
-    this.#weights.free();
+    await this.#weights.free();
   }
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation for so many rows. */

@@ -67,12 +67,15 @@ export class GgmlRange implements LayerRange {
       ({ slabs }) => slabs.length,
     );
     this.#choosingRowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
-    this.#parts = layers.map(({ layer, block, expertSlab }) => ({
-      program: block as DenseProgram,
-      moe: layer.kind === "moe" ? layer : undefined,
-      expertSlab: expertSlab as SlabHolder | undefined,
-      choosable: isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
-    }));
+    this.#parts = layers.map(({ layer, block, expertSlab }) => {
+      const program = block as DenseProgram;
+      return {
+        program,
+        moe: layer.kind === "moe" ? layer : undefined,
+        expertSlab: expertSlab as SlabHolder | undefined,
+        choosable: !program.isStreamed && isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
+      };
+    });
     this.#sorted = new SortedRange(device, this.#parts);
     this.#holder = device.exact ? undefined : new Holder(device, this.#parts);
   }

@@ -1,8 +1,9 @@
 // Opens a model for the engine thread: store, program, backend, compiled dense part and KV cache. It reads each dense tensor once.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
+import { formatBytes } from "../../../crds/quantity.ts";
 import { kvPoolBytes, type RankMemory } from "../../../crds/rank-memory.ts";
-import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
+import { type Backend, type Compiled, type KvCache, type KvSpec, streamSlots } from "../../compute/backend.ts";
 import { checkOps } from "../../compute/call-checks.ts";
 import { overDevices } from "../../compute/device-split.ts";
 import { checkCopies } from "../../compute/engines/check-copies.ts";
@@ -27,6 +28,7 @@ import { compileHead } from "../pass/head.ts";
 import { type LayerRouter, whyNotAsked } from "../pass/prefetch.ts";
 import type { KvPool } from "../schedule/kv-ledger.ts";
 import { limitsOn } from "../schedule/request.ts";
+import { type DensePlan, planDense } from "./dense-plan.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -85,8 +87,9 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
     const copies = (): BesideOptions => copiesOf(store, program, { backend: onDevices, options });
     const backend = processor ? withProcessor(onDevices, processor, copies()) : onDevices;
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
-    const kvSpec = kvSpecOf(store, program, { backend, options });
-    return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
+    const dense = densePlanOf(store, program, { backend, options });
+    const kvSpec = kvSpecOf(store, program, { backend, options, dense });
+    return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec, dense });
   } catch (caught) {
     for (const device of opened) await device.close();
     throw caught;
@@ -109,10 +112,30 @@ function copiesOf(store: ModelStore, { layers }: ModelProgram, { backend, option
   };
 }
 
+/** Undefined where it is not asked for, or there is no device whose memory could be short. */
+function densePlanOf(store: ModelStore, program: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">): Parts["dense"] {
+  const { deviceDenseBytes: askedBytes, devices = 1, memory } = options;
+  if (askedBytes === undefined || backend.memory() === undefined) return undefined;
+  const bytesOf = (segment: Segment): number => {
+    const forms = segment.weights.map(({ name }) => [name, store.denseInfo(name)?.form ?? "f32"] as const);
+    return backend.denseResidentBytes?.(segment, Object.fromEntries(forms)) ?? 0;
+  };
+  const plan = planDense({
+    ...{ endBytes: bytesOf(program.embed) + bytesOf(program.head), layerBytes: program.layers.map(({ block }) => bytesOf(block)) },
+    ...{ slots: streamSlots * devices, askedBytes },
+  });
+  if (memory === undefined || plan.hostBytes <= memory.bytes) return plan;
+  const message = `dense weights that spec.runtime.deviceDenseMemory leaves to the machine, ${formatBytes(plan.hostBytes)}, are above ${memory.of}`;
+  throw new AppError(`${message}, ${formatBytes(memory.bytes)}: raise one of the two`, {
+    code: "InsufficientMemory",
+    operation: "placing dense weights",
+  });
+}
+
 function kvSpecOf(
   store: ModelStore,
   program: ModelProgram,
-  { backend, options }: Pick<Parts, "backend" | "options">,
+  { backend, options, dense }: Pick<Parts, "backend" | "options" | "dense">,
 ): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
   const context = Math.min(options.maxContext, program.maxContext);
   const { layers, heads, kvHeads, headDim, valueDim } = program;
@@ -125,7 +148,7 @@ function kvSpecOf(
   const mostBytes = kvSlotsMax * requestBytes;
   // A device's free memory is what its graphs have left.
   const workBytes = backend.memory() === undefined ? workBytesOf(program, { backend, options }, shape) : 0;
-  const denseBytes = store.denseBytes(codecFor(codec).denseBits) + workBytes + prefetchBytes(program, options);
+  const denseBytes = (dense?.deviceBytes ?? store.denseBytes(codecFor(codec).denseBits)) + workBytes + prefetchBytes(program, options);
   const pool = kvPoolBytes({ askedBytes, requestBytes, mostBytes, maxContext: context, denseBytes, memory: memoryOf(backend, options) });
   const blocks = Math.floor(pool / blockBytes);
   const slots = Math.min(kvSlotsMax, blocks);
@@ -144,7 +167,7 @@ function memoryOf(backend: Backend, { memory, deviceExpertBytes }: ThreadOptions
   const { freeBytes: bytes } = backend.memory() ?? {};
   if (bytes === undefined || memory === undefined) return memory;
   const copies = deviceExpertBytes === undefined ? {} : { expertBytes: deviceExpertBytes, field: "runtime.deviceExpertMemory" };
-  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true, ...copies };
+  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true, dense: "runtime.deviceDenseMemory", ...copies };
 }
 
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
@@ -179,13 +202,17 @@ interface Parts {
   readonly backend: Backend;
   readonly options: ThreadOptions;
   readonly kvSpec: ReturnType<typeof kvSpecOf>;
+  /** Unset: all weights stay where they are computed with. */
+  readonly dense: DensePlan | undefined;
 }
 
-async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
+async function compileModel({ store, program, backend, options, kvSpec, dense: plan }: Parts): Promise<OpenModel> {
   const dense = denseAhead([program.embed, ...program.layers.map(({ block }) => block), program.head], store);
   const embed = await backend.compile(program.embed, await dense(), 0);
   const blocks: Compiled[] = [];
-  for (const [layer, { block }] of program.layers.entries()) blocks.push(await backend.compile(block, await dense(), layer));
+  const slotBytesOf = (layer: number): number | undefined => (plan?.streamed.has(layer) ? plan.slotBytes : undefined);
+  for (const [layer, { block }] of program.layers.entries())
+    blocks.push(await backend.compile(block, await dense(), layer, slotBytesOf(layer)));
   const head = await compileHead(backend, program, await dense());
   const asks = options.prefetch !== undefined && predictors[options.prefetch].asks !== undefined;
   const routers = asks ? await compileRouters(program, store, backend) : [];
@@ -207,7 +234,8 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     vocab,
     codec: options.codec,
     backend: options.backend,
-    device: backend.device,
+    device:
+      plan && plan.streamed.size > 0 ? `${backend.device}; ${plan.streamed.size} of ${blocks.length} layers streamed` : backend.device,
     numerics: numericsOf(backend, store, options, { type: kvSpec.type, byProducts: kv.byProducts, stored: kv.stored }),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce(
