@@ -189,6 +189,10 @@ const runtime = z
         why: "no step is shorter",
       },
     ).default("20ms"),
+    prefillParallelism: z.int32().min(1).max(64).default(1).meta({
+      description:
+        "Ranks that share the attention of a prompt of 2,048 tokens or more, its own included: each has some of the heads, so at most as many as the model has heads of keys. Texts stay the same, and a rank that is lost costs time alone. It shortens a long prompt where other ranks have time to spare, and sends 4 bytes for each query, key, value and output of the other ranks' heads. Each rank keeps memory for its heads of one context of maxContext besides. Processors alone do it, one prompt of other ranks at a time.",
+    }),
     devices: devicesOfRank,
     deviceExpertMemory: quantity(
       "Device memory of a rank for copies of experts, all of which lie in the machine's memory then: experts.memoryPerRank and the container's memory limit count that. The processor computes rows of a layer beside the device, those of experts without a copy and others by measured times. When not given: all experts lie on the device. Ranks without a device do not use it.",

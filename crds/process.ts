@@ -125,6 +125,9 @@ export const workerProcess = {
   decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
+  prefillParallelism: rendered("ENODIA_PREFILL_PARALLELISM", whole(1, 64).default(1), ({ deployment }) =>
+    String(deployment.spec.runtime.prefillParallelism),
+  ),
   devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
   /** Unset = experts lie on the device alone. */
   deviceExpertBytes: rendered("ENODIA_DEVICE_EXPERT_BYTES", optional(bytes), ({ deployment }) => {

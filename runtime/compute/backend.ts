@@ -66,6 +66,8 @@ export interface Compiled {
   run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator, queue?: ComputeQueue): Promise<Outputs>;
   /** A row of a `kept` output of the last run. Throws if anything else ran since. */
   keptRow?(output: string, row: number): Float32Array;
+  /** A program of some of its ops, which reads the same weights and goes before it. Unset: none is to be had. */
+  part?(segment: Segment): Compiled;
   dispose(): Promise<void>;
 }
 

@@ -67,6 +67,10 @@ export interface EngineOptions {
   readonly kvType?: KvType;
   /** Experts whose gate is below this percent of their token's largest are left out, which changes texts. Unset: none. */
   readonly minGatePercent?: number;
+  /** Ranks that share the heads of a long prompt, this one included. Unset: 1. */
+  readonly prefillParallelism?: number | undefined;
+  /** Tokens of a prompt from which they do. Unset: 2,048. */
+  readonly prefillParallelismFrom?: number | undefined;
   /** Prompt and output together. */
   readonly maxContext: number;
   /** Unset: the processors reserved for this process (thread/client.ts), else one. */

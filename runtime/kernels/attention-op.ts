@@ -22,6 +22,8 @@ export interface Attention {
   readonly window: number;
   /** Weight [heads]: a score per head that joins the softmax without a value. */
   readonly sinks?: string;
+  /** Given and kept are keys and values of so many heads, and these `kvHeads` are attended to from `kvFrom` on. Unset: all are. */
+  readonly among?: { readonly kvFrom: number; readonly kvHeads: number };
   readonly out: string;
 }
 

@@ -6,6 +6,7 @@ import { answerFault } from "../placement/frames/frames.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { decodeHeadsFrame, type HeadsFrame } from "./heads-codec.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
 import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
@@ -33,6 +34,8 @@ export interface EngineHostOptions {
   readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
   /** The rows stay unchanged until they are sent. When it rejects, the caller goes elsewhere. */
   readonly serve: (frame: RowsFrame, rows: Uint8Array, rank: number) => Promise<RowsAnswer>;
+  /** The same for heads of a prompt's attention. Unset: they are rejected. */
+  readonly serveHeads?: ((frame: HeadsFrame, rows: Uint8Array, rank: number) => Promise<RowsAnswer>) | undefined;
   readonly onProblem: (message: string) => void;
   /** A frame was refused here, which `serve` never saw. */
   readonly onRefused: (result: "rejected" | "busy") => void;
@@ -140,8 +143,9 @@ class AcceptedEngine {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
-    this.#serve(decodeRowsFrame(head), body);
+    if (kind === frameKinds.heads) this.#serveHeads(decodeHeadsFrame(head), body);
+    else if (kind === frameKinds.rows) this.#serve(decodeRowsFrame(head), body);
+    else throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
   }
 
   #greet({ channel, sender, hidden, sums }: Hello): { readonly sums: string } | AppError {
@@ -164,12 +168,28 @@ class AcceptedEngine {
   }
 
   #serve(frame: RowsFrame, rows: Uint8Array): void {
-    const server = this.#server;
-    const held = this.#held;
+    const { options } = this.#server;
     const summed = frame.gates !== undefined;
     if (summed && !this.#sums) throw new AppError("gates: sums were not agreed on", { code: "InvalidFrame" });
-    const pairBytes = frame.pairRows.length * server.options.hidden * 4;
-    const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
+    const pairs = frame.pairRows.length;
+    const bytes = (summed ? 2 : 1) * rows.byteLength + pairs * options.hidden * 4; // as f32
+    const fault = answerFault(pairs, options.hidden, pairBytesMax(summed));
+    this.#answer({ seq: frame.seq, bytes, fault }, () => options.serve(frame, rows, this.#caller.rank));
+  }
+
+  /** Outputs are no larger than what is sent. */
+  #serveHeads(frame: HeadsFrame, rows: Uint8Array): void {
+    const { serveHeads } = this.#server.options;
+    const fault = serveHeads ? undefined : "heads: this rank computes none for others";
+    this.#answer({ seq: frame.seq, bytes: 2 * rows.byteLength, fault }, async () => {
+      const answer = await serveHeads?.(frame, rows, this.#caller.rank);
+      return answer ?? failed;
+    });
+  }
+
+  #answer({ seq, bytes, fault }: { seq: number; bytes: number; fault: string | undefined }, serve: () => Promise<RowsAnswer>): void {
+    const server = this.#server;
+    const held = this.#held;
     const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a single frame is always accepted
     const heavy = over(held.bytes, bytesPerConnectionMax) || over(server.bytes, bytesOfAllMax);
     if (held.frames >= framesPerConnectionMax) throw new AppError("the caller reads no answers", { code: "Busy" });
@@ -189,14 +209,13 @@ class AcceptedEngine {
     const answer = (answered: RowsAnswer): void => {
       held.computing -= 1;
       if (this.#over) release();
-      else if (answered instanceof Uint8Array) this.#connection.write(frameKinds.reply, encodeSeq(frame.seq), answered, release);
-      else this.#connection.write(frameKinds.declined, encodeDeclined(frame.seq, answered), none, release);
+      else if (answered instanceof Uint8Array) this.#connection.write(frameKinds.reply, encodeSeq(seq), answered, release);
+      else this.#connection.write(frameKinds.declined, encodeDeclined(seq, answered), none, release);
     };
-    const fault = answerFault(frame.pairRows.length, server.options.hidden, pairBytesMax(summed));
     const refusal = fault === undefined ? heavy && busy : ({ type: "rejected", reason: fault } as const);
     if (refusal) {
       server.options.onRefused(refusal.type);
       answer(refusal);
-    } else server.options.serve(frame, rows, this.#caller.rank).then(answer, () => answer(failed));
+    } else serve().then(answer, () => answer(failed));
   }
 }

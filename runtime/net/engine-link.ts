@@ -3,6 +3,7 @@ import { AppError } from "../../crds/common.ts";
 import { engineLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { encodeHeadsFrame, type HeadsFrame } from "./heads-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 import { decodeDeclined, decodeSeq, encodeRowsFrame, type RowsAnswer, type RowsFrame, sumsForm } from "./rows-codec.ts";
@@ -30,6 +31,8 @@ export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly heldBytes: number;
   /** The host may load experts of the frame one after another. */
   readonly mayLoad?: boolean;
+  /** Instead of experts' pairs, heads of a prompt's attention. */
+  readonly heads?: Omit<HeadsFrame, "seq">;
 }
 
 interface Pending {
@@ -133,11 +136,12 @@ export class EngineLink implements RowsLink {
     }
   }
   #write({ work, ...pending }: Unsent): void {
-    const { rows, answerBytes: _answer, heldBytes: _held, ...frame } = work;
+    const { rows, answerBytes: _answer, heldBytes: _held, heads, ...frame } = work;
     const [seq, body] = [this.#nextSeq(), rows()];
     this.#pending.set(seq, pending);
     this.#bytes += pending.bytes;
-    this.#full = !this.#connection.write(frameKinds.rows, encodeRowsFrame(Object.assign({ seq }, frame)), body);
+    const head = heads ? encodeHeadsFrame({ seq, ...heads }) : encodeRowsFrame(Object.assign({ seq }, frame));
+    this.#full = !this.#connection.write(heads ? frameKinds.heads : frameKinds.rows, head, body);
   }
 
   /** Call it every `engineLimits.lookMs`. */

@@ -59,7 +59,7 @@ const refused: Readonly<Record<string, { readonly bytes: Buffer; readonly why: R
   "a head above the limit": { bytes: prefix(4 + headBytesMax + 4, 1, headBytesMax + 1), why: /head of 1048577 bytes, more than/ },
   "a head that is longer than its frame": { bytes: prefix(8, 1, 9), why: /a frame of 12 bytes with a head of 9/ },
   "no room for its own kind": { bytes: prefix(0, 1, 0), why: /a frame of 4 bytes/ },
-  "a kind that is none": { bytes: prefix(4, 11, 0), why: /kind 11/ },
+  "a kind that is none": { bytes: prefix(4, 12, 0), why: /kind 12/ },
   "the largest number": { bytes: Buffer.alloc(8, 255), why: /kind 255/ },
 };
 for (const [name, { bytes, why }] of Object.entries(refused)) {

@@ -12,7 +12,7 @@ export const headBytesMax = 1024 * 1024;
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-/** The first four belong to the protocol; `rows` and `reply` to serving, `payload` to training, `read` and `chunk` to bulk reads. */
+/** The first four belong to the protocol; `rows`, `reply` and `heads` to serving, `payload` to training, `read` and `chunk` to bulk reads. */
 export const frameKinds = {
   hello: 1,
   welcome: 2,
@@ -24,6 +24,7 @@ export const frameKinds = {
   payload: 8,
   read: 9,
   chunk: 10,
+  heads: 11,
 } as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 

@@ -170,6 +170,7 @@ const engineOptionsOf = (options: WorkerOptions, onDemand: OnDemandSocket): Engi
   minGatePercent: options.minGatePercent,
   prefetch: predictorOf(options),
   kvPoolBytes: options.kvPoolBytes,
+  prefillParallelism: options.prefillParallelism,
   memory: rankMemory(options.expertBudgetBytes),
   maxContext: options.maxContext,
   limits: {

@@ -22,8 +22,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
     runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/ runtime/experts/prefetch/`,
-  "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
-    runtime/engine/thread/ runtime/net/`,
+  "runtime/engine/": `runtime/placement/ runtime/kernels/head-groups.ts runtime/weights/ runtime/compute/ runtime/engine/pass/
+    runtime/engine/schedule/ runtime/engine/thread/ runtime/net/`,
   "runtime/experts/":
     "runtime/placement/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/memory/ runtime/experts/cache/",
   "runtime/experts/prefetch/": "runtime/placement/grid.ts runtime/kernels/",

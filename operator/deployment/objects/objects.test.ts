@@ -97,6 +97,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ enginePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
+    prefillParallelism: 1,
     ...{ deviceExpertBytes: 12 * Mi, deviceDenseBytes: 9 * Mi },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
@@ -136,6 +137,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 0, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
+    prefillParallelism: 1,
     ...{ deviceExpertBytes: undefined, deviceDenseBytes: undefined },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
@@ -211,6 +213,7 @@ test("hashes are those of the releases before", () => {
   delete complete.scheduling; // and they had none of these
   delete complete.runtime.deviceExpertMemory;
   delete complete.runtime.deviceDenseMemory;
+  delete complete.runtime.prefillParallelism;
   delete complete.experts.prefetch;
   delete complete.gateway.jwt;
   delete complete.gateway.unknownFields;

@@ -61,7 +61,7 @@ function byExactProducts(
 ): Value {
   const { ggml } = build.device;
   const { context } = build;
-  const { layer, heads, kvHeads, headDim, valueDim } = op;
+  const { heads, kvHeads, headDim, valueDim } = op;
   const cache = kv as KvGraph;
   const out = build.block(heads * valueDim, rows);
   for (const group of cache.partsFor(op)) {
@@ -73,7 +73,7 @@ function byExactProducts(
     if (copies > 1) q = build.step(ggml.ggml_repeat_4d(context, q.tensor, headDim, copies, heads, batch), [q]);
     else if (tokens > 1) q = build.step(ggml.ggml_cont(context, q.tensor), [q]);
     const asRows = build.view(ggml.ggml_reshape_4d(context, q.tensor, headDim, perKey, kvHeads, batch), q);
-    const [keys, values] = [cache.keys(build, layer, group), cache.values(build, layer, group)];
+    const [keys, values] = [cache.keys(build, op, group), cache.values(build, op, group)];
     const scores = build.step(ggml.ggml_mul_mat(context, keys.tensor, asRows.tensor), [keys, asRows]);
     const [perHead, perText] = [tokens * copies * row, heads * tokens * copies * row];
     let own = build.view(ggml.ggml_view_4d(context, scores.tensor, length, tokens, heads, batch, row, perHead, perText, 0), scores);
@@ -224,7 +224,8 @@ interface Turned {
 function turnedBoth(lowering: Lowering, op: Attention): Turned {
   const { build, rows, read } = lowering;
   const { ggml } = build.device;
-  const { headDim, heads, kvHeads, rope } = op;
+  const { headDim, heads, rope, among } = op;
+  const { kvHeads } = among ?? op;
   const own = heads * headDim;
   if (!build.device.exact) {
     const query = rotated(lowering, op, read(op.q), heads);
@@ -275,7 +276,7 @@ export function attention(lowering: Lowering, op: Attention): void {
     return;
   }
   const parts = kv.groups.map((group) => {
-    const [keys, values] = [kv.keys(build, op.layer, group), kv.values(build, op.layer, group)];
+    const [keys, values] = [kv.keys(build, op, group), kv.values(build, op, group)];
     const q = ofGroup(build, query, op, group);
     const out = attend(build, op, { q, keys, values, mask: kv.mask(build, op.window, group), sinks });
     return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, group.batch * group.tokens), out);

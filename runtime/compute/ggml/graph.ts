@@ -136,7 +136,7 @@ export class GraphBuilder {
 
   /** The value in one piece, as a read of it wants. */
   whole(value: Value): Value {
-    return value.apart ? this.step(this.device.ggml.ggml_cont(this.context, value.tensor), [value]) : value;
+    return value.apart || value.part ? this.step(this.device.ggml.ggml_cont(this.context, value.tensor), [value]) : value;
   }
 
   /** Puts a view where a device that fuses steps looks for it. */

@@ -1,7 +1,7 @@
 // The part of a graph that reads and writes the KV cache: rows of new positions, masks and rotations.
 import { type KvGroup, type Place, placesOf, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { RopeTables } from "../../kernels/rope.ts";
-import type { Rope } from "../../kernels/segment.ts";
+import type { Op, Rope } from "../../kernels/segment.ts";
 import type { KvCall, KvSpec } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -57,6 +57,8 @@ export function kvKey({ cache, groups }: KvCall): string {
   );
   return `${(cache as GgmlKv).id}: ${parts.join(" ")}`;
 }
+
+type Attended = Pick<Extract<Op, { op: "attention" }>, "layer" | "kvHeads" | "among">;
 
 interface InputShape {
   readonly name: string;
@@ -146,18 +148,23 @@ export class KvGraph {
     }
   }
 
-  keys(build: GraphBuilder, layer: number, group: GroupShape): Value {
-    return this.#view(build, this.#layer(layer).keys, group);
+  keys(build: GraphBuilder, op: Attended, group: GroupShape): Value {
+    return this.#view(build, this.#layer(op.layer).keys, op, group);
   }
 
   /** Products with values read f32. */
-  values(build: GraphBuilder, layer: number, group: GroupShape): Value {
-    const { type, kvHeads } = this.#cache.spec;
-    const view = this.#view(build, this.#layer(layer).values, group);
+  values(build: GraphBuilder, op: Attended, group: GroupShape): Value {
+    const { type } = this.#cache.spec;
+    const { kvHeads } = op;
+    const view = this.#view(build, this.#layer(op.layer).values, op, group);
     if (!this.byProducts || type !== "f16") return view;
     const { length, batch } = group;
     const all = Int32Array.from({ length: length * kvHeads * batch }, (_, i) => i % length);
-    const rows = this.#input(build, { name: `rows.${length}.${batch}`, type: "i32", shape: [length, kvHeads, batch] }, () => all);
+    const rows = this.#input(
+      build,
+      { name: `rows.${length}.${batch}.${kvHeads}`, type: "i32", shape: [length, kvHeads, batch] },
+      () => all,
+    );
     return build.step(build.device.ggml.ggml_get_rows(build.context, view.tensor, rows.tensor), [view, rows]);
   }
 
@@ -205,12 +212,12 @@ export class KvGraph {
   }
 
   /** [dim, length, kvHeads, batch] of what a group reads. */
-  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor, { first, length, step, batch }: GroupShape): Value {
-    const { kvHeads } = this.#cache.spec;
-    const slot = rowBytes * (step ?? length);
+  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor, { kvHeads, among }: Attended, group: GroupShape): Value {
+    const { first, length, step, batch } = group;
+    const [slot, from] = [rowBytes * (step ?? length), first * rowBytes + (among?.kvFrom ?? 0) * headBytes];
     const { ggml } = build.device;
     return build.view(
-      ggml.ggml_view_4d(build.context, tensor, dim, length, kvHeads, batch, rowBytes, headBytes, slot, first * rowBytes),
+      ggml.ggml_view_4d(build.context, tensor, dim, length, kvHeads, batch, rowBytes, headBytes, slot, from),
       build.constant(tensor),
     );
   }

@@ -51,6 +51,7 @@ export class DenseProgram implements Compiled {
   readonly segment: Segment;
   readonly #device: GgmlDevice;
   readonly #weights: DenseWeights;
+  readonly #isPart: boolean;
   readonly #widths: ReadonlyMap<string, number>;
   readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
@@ -60,11 +61,18 @@ export class DenseProgram implements Compiled {
   };
   #last: { readonly graph: Graph; readonly keptRow: NonNullable<Compiled["keptRow"]> } | undefined;
 
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights, placing: ConstructorParameters<typeof DenseWeights>[3]) {
+  /** `weights` that are placed stay another program's. */
+  constructor(
+    device: GgmlDevice,
+    segment: Segment,
+    weights: Weights | DenseWeights,
+    placing: ConstructorParameters<typeof DenseWeights>[3] = { bits: 32 },
+  ) {
     this.#device = device;
     this.segment = segment;
-    this.#weights = new DenseWeights(device, segment, weights, placing);
-    this.residentBytes = this.#weights.bytes;
+    this.#isPart = weights instanceof DenseWeights;
+    this.#weights = weights instanceof DenseWeights ? weights : new DenseWeights(device, segment, weights, placing);
+    this.residentBytes = this.#isPart ? 0 : this.#weights.bytes;
     this.#widths = widthsOf(segment);
     this.#kvOps = segment.ops.filter((op) => op.op === "attention");
   }
@@ -144,7 +152,11 @@ export class DenseProgram implements Compiled {
 
   async dispose(): Promise<void> {
     for (const graphs of Object.values(this.#graphs)) graphs.clear();
-    await this.#weights.free();
+    if (!this.#isPart) await this.#weights.free();
+  }
+
+  part(segment: Segment): DenseProgram {
+    return new DenseProgram(this.#device, segment, this.#weights);
   }
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation for so many rows. */

@@ -10,8 +10,12 @@ import { combine, type Group, placeSums } from "./combine.ts";
 import { HeldLayers } from "./held-layers.ts";
 import { passRange } from "./layer-ranges.ts";
 import { type ChosenPairs, localKey, type PhaseGroup, routePairs, sendPairs } from "./routed-pairs.ts";
+import type { RunProgram } from "./spread-heads.ts";
 import { floats, type Part, type Passed, type StepTools, stepMs } from "./step-tools.ts";
 import { dropWeakGates } from "./weak-gates.ts";
+
+/** Rows of a piece whose heads are spread: attention takes as many together, and each piece is a message to each rank. */
+const spreadRowsLeast = 64;
 
 interface LayerRows extends ChosenPairs {
   readonly h: Float32Array; // [n, width]
@@ -48,14 +52,14 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
   const { tokens, mutex } = part;
   let x: Passed["x"] = tokens;
   const cut = new Pieces(part.kv, tokens.length);
-  const ranges = tools.ranges?.wants() ? tools.ranges : undefined;
+  const ranges = tools.heads === undefined && tools.ranges?.wants() ? tools.ranges : undefined;
   for (let layer = 0; layer < blocks.length; ) {
     const to = ranges?.endOf(tools, part, layer) ?? layer;
     const before = part.before(Math.max(layer, to - 1));
     if (before) await scheduler.waitFor(before);
     const of = { part, layer, cut, allocate: layerBuffers(allocate, layer) };
     const rows = (): Float32Array | Promise<Float32Array> => (x instanceof Int32Array ? embedded(tools, of, x) : x);
-    if (to === layer && (await held.pass(layer, rows))) layer += 1;
+    if (to === layer && tools.heads === undefined && (await held.pass(layer, rows))) layer += 1;
     else {
       x = await held.read(x);
       const passing = { part, from: layer, to, x };
@@ -109,8 +113,9 @@ async function beginLayer(
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { first, decodes, tokens } = part;
-  const pieceRows = tools.scheduler.pieceRows(kindOf(tokens.length, decodes), tokens.length);
-  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), allocate }, x);
+  const pace = tools.scheduler.pieceRows(kindOf(tokens.length, decodes), tokens.length);
+  const pieceRows = tools.heads ? Math.max(spreadRowsLeast, pace) : pace;
+  const out = await denseRows(tools, { layer, decodes, pieces: cut.of(pieceRows), allocate }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];
   if (shape?.kind !== "moe") {
@@ -163,14 +168,14 @@ export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): 
 }
 
 interface DensePart {
-  readonly block: Compiled;
+  readonly layer: number;
   readonly decodes: number;
   readonly pieces: readonly Piece[];
   readonly allocate: BufferAllocator;
 }
 
 /** Copies of the dense part's outputs, which survive its next run. */
-async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }: DensePart, x: Float32Array): Promise<Outputs> {
+async function denseRows(tools: StepTools, { layer, decodes, pieces, allocate }: DensePart, x: Float32Array): Promise<Outputs> {
   const of = pieces.reduce((sum, { rows }) => sum + rows, 0);
   const width = x.length / of;
   const whole: Record<string, Tensor> = {};
@@ -179,19 +184,9 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
       const own = length / rows;
       return allocate(output, of * own).subarray(from * own, from * own + length);
     };
-    const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
-    // Inside the lock, since waiting for it serves experts that others requested.
-    const queue = decodes === 0 && tools.scheduler.usesPrefillQueue ? "prefill" : "main";
-    const lock = queue === "prefill" ? tools.experts.prefillLock : tools.experts.lock;
-    const out = await lock.run(async () => {
-      const startedAt = performance.now();
-      const outputs = await block.run(input, kv, pieceBuffers, queue);
-      const ms = performance.now() - startedAt;
-      const decoded = Math.min(rows, Math.max(0, decodes - from));
-      tools.times.add({ rows, decodes: decoded }, "dense", ms);
-      if (decoded < rows) tools.scheduler.took(rows, ms);
-      return outputs;
-    });
+    const input = { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) };
+    const computed = { layer, kv, rows, decoded: Math.min(rows, Math.max(0, decodes - from)), prompts: decodes === 0 };
+    const out = await densePiece(tools, computed, input, pieceBuffers);
     for (const [name, { data }] of Object.entries(out)) {
       const own = data.length / rows;
       whole[name] ??= { shape: [of, own], data: data instanceof Int32Array ? new Int32Array(of * own) : allocate(name, of * own) };
@@ -202,6 +197,37 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }:
     if (others) await others;
   }
   return whole;
+}
+
+interface PieceOf extends Pick<Piece, "rows" | "kv"> {
+  readonly layer: number;
+  readonly decoded: number;
+  /** No row of the step decodes. */
+  readonly prompts: boolean;
+}
+
+async function densePiece(
+  tools: StepTools,
+  { layer, kv, rows, decoded, prompts }: PieceOf,
+  x: Tensor,
+  allocate: BufferAllocator,
+): Promise<Outputs> {
+  const queue = prompts && tools.scheduler.usesPrefillQueue ? "prefill" : "main";
+  // Waiting for the lock serves experts that others requested.
+  const lock = queue === "prefill" ? tools.experts.prefillLock : tools.experts.lock;
+  let ms = 0;
+  const run: RunProgram = (program, inputs, call, own) =>
+    lock.run(async () => {
+      const startedAt = performance.now();
+      const outputs = await program.run(inputs, call, own, queue);
+      ms += performance.now() - startedAt;
+      return outputs;
+    });
+  const spread = tools.heads?.(layer, x, { kv, run, allocate });
+  const out = await (spread ?? run(tools.blocks[layer] as Compiled, { x }, kv, allocate));
+  tools.times.add({ rows, decodes: decoded }, "dense", ms);
+  if (decoded < rows) tools.scheduler.took(rows, ms);
+  return out;
 }
 
 /** Unweighted rows of every (row, k), [n * topK, hidden]: local ones first, the rest with `remote`. */

@@ -10,6 +10,7 @@ import type { StepScheduler } from "./frame-scheduler.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
 import type { Prefetch } from "./prefetch.ts";
+import type { PassHeads } from "./spread-heads.ts";
 import type { StepTimes } from "./step-times.ts";
 
 export interface StepTools {
@@ -35,6 +36,8 @@ export interface StepTools {
   readonly allocators: Readonly<Record<Phase, BufferAllocator[]>>;
   /** Experts below this percent of their row's largest gate are left out; such layers run one at a time. Unset: none. */
   readonly minGatePercent?: number;
+  /** Other ranks have heads of the step's prompt; layers run one at a time then. Unset: they stay here. */
+  readonly heads?: PassHeads | undefined;
   /** Unset: layers run one at a time. */
   readonly ranges?: LayersAtOnce;
   /** Unset: steps are never divided. */

@@ -12,7 +12,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
   const rows = tokens.length;
   const kind = kindOf(rows, decodes);
   const [startedAt, waited] = [stepMs(tools), scheduler.waitedMs];
-  const parts = overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
+  const parts = tools.heads === undefined && overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
   scheduler.begin(parts?.length ?? 1);
   const xs = await allOf(
     (parts ?? [{ ...wholeOf(tokens, kv, decodes), head: tools.head }]).map((part) => {

@@ -22,6 +22,7 @@ import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
 import type { EnginePeer, FrameAnswer, OnDemandFrame, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "../api.ts";
 import type { AskedBatch } from "../pass/expert-table.ts";
+import type { AskHeads } from "../pass/spread-heads.ts";
 import { beginSpan } from "./frame-spans.ts";
 import { PeerCounters } from "./peer-counters.ts";
 import { RowsServer } from "./rows-server.ts";
@@ -50,6 +51,8 @@ export interface PeerConnectionsOptions {
   readonly onDemand: (frame: OnDemandFrame) => Promise<Float32Array>;
   /** True for experts that this rank loads when rows choose them; unset: none. */
   readonly loads?: ((layer: number, experts: readonly number[]) => boolean) | undefined;
+  /** Attends for other ranks; unset: it does not. */
+  readonly serveHeads?: EngineHostOptions["serveHeads"];
   readonly onFrames: () => void;
   readonly report: (counts: PeerCounts) => void;
   readonly network?: RowsNetwork;
@@ -105,6 +108,7 @@ export class PeerConnections {
       tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
       serve: (frame, rows, rank) => this.#rows.answer(frame, rows, rank),
+      serveHeads: this.#options.serveHeads,
       onProblem: (message) => this.counters.problem(message),
       onRefused: (result) => this.counters.refused(result),
     });
@@ -147,12 +151,48 @@ export class PeerConnections {
     return (this.#view?.peers ?? []).flatMap(({ rank, usable }) => (usable ? [rank] : []));
   }
 
+  /** Usable ranks that a connection is ready to, in a ring that begins behind this one. */
+  following(): number[] {
+    const ready = this.usable().filter((rank) => {
+      this.counters.used(rank);
+      return this.#peers.get(rank)?.link?.ready;
+    });
+    const behind = (rank: number): number => (rank > (this.rank ?? 0) ? rank : rank + Number.MAX_SAFE_INTEGER / 2);
+    return ready.sort((a, b) => behind(a) - behind(b));
+  }
+
   /** Rejects when the connection ends. Undefined: none is ready, or the frame is too large for one. */
   ask(frame: AskedFrame, gatesOf?: () => Float32Array): Promise<FrameAnswer | Declined> | undefined {
     const link = this.#peers.get(frame.rank)?.link;
     if (!link?.ready) return undefined;
     return frame.traceparent === undefined ? this.#send(link, frame, gatesOf) : this.#traced(link, frame, frame.traceparent);
   }
+
+  /** Undefined where no connection is ready or the rows are too many; resolves with undefined where the rank declines or is gone. */
+  askHeads: AskHeads = (rank, heads, rows, outWidth) => {
+    const answerBytes = 4 * heads.tokens * outWidth;
+    if (Math.max(rows.byteLength, answerBytes) > frameBytesMax) return undefined;
+    const none = { layer: heads.layer, epoch: 0, decode: false, pairRows: new Uint32Array(), pairExperts: new Uint32Array() };
+    const sizes = { answerBytes, heldBytes: rows.byteLength + answerBytes };
+    const startedAt = performance.now();
+    const answered = this.#peers.get(rank)?.link?.send({ ...none, ...sizes, heads, rows: () => bytesOf(rows) });
+    if (answered === undefined) return undefined;
+    this.pending += 1;
+    this.counters.used(rank);
+    const take = (answer: Uint8Array | Declined): Float32Array | undefined => {
+      if (!(answer instanceof Uint8Array)) {
+        this.counters.failed(answer.type === "notHosted" ? "not_hosted" : answer.type);
+        return undefined;
+      }
+      this.counters.sent(performance.now() - startedAt, rows.byteLength, answer.byteLength);
+      return viewF32(answer);
+    };
+    return answered
+      .then(take, () => undefined)
+      .finally(() => {
+        this.pending -= 1;
+      });
+  };
 
   /** False when the rank cannot be reached within maxMs; at once for one that failed last, which would cost every frame its patience. */
   async reach(rank: number, maxMs: number): Promise<boolean> {

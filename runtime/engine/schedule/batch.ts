@@ -84,6 +84,11 @@ export class Batcher {
     return [...this.#open.keys()];
   }
 
+  /** Tokens to be computed of an open request before its next one. */
+  lengthOf(id: string): number {
+    return this.#open.get(id)?.text.length ?? 0;
+  }
+
   /** Throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
   submit(ticket: Ticket): void {
     const { context } = this.#pool;

@@ -3,6 +3,7 @@ import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
 import { predictors } from "../../experts/prefetch/index.ts";
+import { splitBlock } from "../../kernels/head-groups.ts";
 import type { ExpectedExperts, PeerCounts } from "../api.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
@@ -13,7 +14,9 @@ import { LoadCounter } from "../pass/load-counter.ts";
 import { Prefetch } from "../pass/prefetch.ts";
 import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { RequestHosts } from "../pass/request-hosts.ts";
+import { SpreadHeads } from "../pass/spread-heads.ts";
 import { StepTimes } from "../pass/step-times.ts";
+import { type ComputeTurn, HeadsServer } from "../rows/heads-server.ts";
 import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
@@ -35,6 +38,8 @@ import { Steps } from "./steps.ts";
 
 /** A sleep of 0.05 ms: nobody wakes the cell (../DECISIONS.md 2). */
 const cell = new Int32Array(new SharedArrayBuffer(4));
+/** Tokens of a prompt whose heads other ranks have too (`npm run bench -- ulysses`). */
+const spreadFrom = 2_048;
 /** The main thread is told at most this often that rows pass. */
 const passedEveryMs = 200;
 /** Milliseconds of a pause between two steps in which blocks of KV move, and one more block. */
@@ -70,7 +75,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const areMine = (layer: number, experts: readonly number[]): boolean =>
     experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
   const loads = oversubscribed ? areMine : undefined;
-  const connections = new PeerConnections({ model, ...ways, loads, onFrames: inbox.announce.bind(inbox), report });
+  const divided = dividedHeads(model, options, experts);
+  const connections = new PeerConnections({ model, ...ways, ...divided?.host, loads, onFrames: inbox.announce.bind(inbox), report });
   const outbound = new Outbound({ connections, ...ways, loads, serve: inbox.serveOwn.bind(inbox) });
   const scheduler = new FrameScheduler({
     ...{ experts, inbox, now, oversubscribed, yieldProcessor, takeMessages: drain },
@@ -95,7 +101,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...{ router: () => routing, dispatch: outbound.dispatch.bind(outbound) },
     ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
   };
-  const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, head, prompts, tools, send });
+  const spread = divided?.spreadOver(connections, scheduler);
+  const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, spread, head, prompts, tools, send });
   const run = async (step: Step): Promise<void> => {
     requests.flush();
     await steps.run(step);
@@ -113,7 +120,23 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const next = isExact ? () => interleaver.next() : mixed;
   const serving = { experts, inbox, connections, outbound, onDemand, routing };
   const calls = new Calls({ ...serving, batcher, boundary, requests, steps, transfers, measured, send });
-  return { batcher, boundary, calls, connections, languages, next, onDemand, requests, scheduler, transfers };
+  return { batcher, boundary, calls, connections, divided, languages, next, onDemand, requests, scheduler, transfers };
+}
+
+/** Undefined where heads of prompts stay on their rank: nobody asked, or bits or blocks do not allow it. */
+function dividedHeads({ backend, blocks, program, info }: OpenModel, options: ThreadOptions, experts: ExpertTable) {
+  const { prefillParallelism: ranks = 1, prefillParallelismFrom: from = spreadFrom, kvType } = options;
+  const splits = program.layers.flatMap(({ block }) => splitBlock(block) ?? []);
+  const isDivided = splits.length === blocks.length && blocks.every(({ part }) => part !== undefined);
+  if (ranks === 1 || program.kvHeads === 1 || backend.numericClass !== "exact" || !isDivided) return undefined;
+  const turn: ComputeTurn = (work) => experts.lock.run(() => work("main"));
+  const kv = { context: info.maxContext, type: kvType ?? "f32" };
+  const server = new HeadsServer({ backend, blocks, splits, kv, turn, now: () => performance.now() });
+  const spreadOver = (connections: PeerConnections, scheduler: FrameScheduler): SpreadHeads => {
+    const others = () => connections.following();
+    return new SpreadHeads({ blocks, splits, ranks, from, others, ask: connections.askHeads, scheduler });
+  };
+  return { host: { serveHeads: server.answer.bind(server) }, spreadOver, close: () => server.close() };
 }
 
 type PrefetchParts = Pick<ConstructorParameters<typeof Prefetch>[0], "experts" | "serves"> & {
@@ -146,6 +169,7 @@ export class EngineLoop {
   /** Runs until `close`; throws when the backend cannot compute any more. */
   async run(): Promise<void> {
     await this.#run().finally(() => this.#parts.connections.close()); // open connections would keep callers and the thread waiting
+    await this.#parts.divided?.close();
     await this.#model.close();
     this.#mailbox.close();
   }

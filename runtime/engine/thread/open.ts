@@ -157,9 +157,25 @@ function kvSpecOf(
 
 type Kv = Pick<KvSpec, "context" | "type">;
 
-export function workBytesOf({ layers }: ModelProgram, { backend, options }: Pick<Parts, "backend" | "options">, kv: Kv): number {
+/** What graphs keep, and one context of the heads that this rank has of others' prompts. */
+export function workBytesOf(
+  program: ModelProgram,
+  { backend, options }: Pick<Parts, "backend" | "options">,
+  { context, type }: Kv,
+): number {
   const { maxBatchTokens, maxDecodeBatch } = limitsOn(false, options.limits);
-  return backend.workBytes(layers, Math.max(maxBatchTokens, maxDecodeBatch), kv);
+  const { layers, kvHeads, headDim, valueDim } = program;
+  const { prefillParallelism = 1 } = options;
+  const shape = {
+    layers: layers.length,
+    kvHeads: Math.ceil(kvHeads / prefillParallelism),
+    headDim,
+    valueDim,
+    context,
+    type: type ?? "f32",
+  };
+  const heads = prefillParallelism > 1 ? kvBlocksOfContext(context) * kvBlockBytes(shape, backend.kvPageBytes) : 0;
+  return heads + backend.workBytes(layers, Math.max(maxBatchTokens, maxDecodeBatch), { context, ...(type && { type }) });
 }
 
 /** A device that has memory of its own says how much is free. */

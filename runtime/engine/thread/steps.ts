@@ -7,6 +7,7 @@ import type { FrameScheduler, StepClock } from "../pass/frame-scheduler.ts";
 import type { Choose, Head } from "../pass/head.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import type { RequestHosts } from "../pass/request-hosts.ts";
+import type { SpreadHeads } from "../pass/spread-heads.ts";
 import { forward } from "../pass/step.ts";
 import type { StepHead, StepTools } from "../pass/step-tools.ts";
 import type { Batcher } from "../schedule/batch.ts";
@@ -33,6 +34,8 @@ interface Parts {
   readonly languages: Pick<Languages, "walk">;
   readonly requests: Requests;
   readonly scheduler: FrameScheduler;
+  /** Unset: heads stay here. */
+  readonly spread?: Pick<SpreadHeads, "of"> | undefined;
   readonly head: Head;
   readonly prompts: PromptLogprobs;
   readonly tools: StepTools;
@@ -61,7 +64,7 @@ export class Steps {
   }
 
   async run(step: Step): Promise<void> {
-    const { batcher, connections, head, hosts, languages, model, prompts, requests, scheduler } = this.#parts;
+    const { batcher, connections, head, hosts, languages, model, prompts, requests, scheduler, spread } = this.#parts;
     languages.walk(connections.isAlone && batcher.openIds().length <= 1 ? walkMs.alone : walkMs.beside);
     const kind = kindOf(step.tokens.length, decodesOf(step));
     if (kind === "decode" && scheduler.running === kind) await scheduler.together(); // prompts do not wait for others
@@ -81,7 +84,8 @@ export class Steps {
       };
       const readsRows = prompts.wants(step) || step.wanted.some(({ embed }) => embed);
       const stepHead = readsRows ? undefined : { ...head.rowsOf(step.wanted), take };
-      const tools = traced({ ...this.#parts.tools, chose, head: stepHead }, requests.traceOf(idsOf(step)));
+      const heads = spread?.of(step, (id) => batcher.lengthOf(id));
+      const tools = traced({ ...this.#parts.tools, chose, heads, head: stepHead }, requests.traceOf(idsOf(step)));
       const x = await forward(tools, step.tokens, { cache: model.kv, groups: step.groups }, decodesOf(step));
       const { tokens, unusable, ms } = taken[0] ?? (await this.#sample(step, x, judge(x)));
       batcher.complete(step, tokens, ms);
