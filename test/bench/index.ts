@@ -75,6 +75,19 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: ["--ranks LIST   numbers of ranks (default: 16,64,256,1000)", "--layers N, --experts N   of the model (default 58, 256)"],
     load: async () => (await import("./world.ts")).worldBench,
   },
+  ulysses: {
+    summary: "first token of a long prompt whose heads are spread over ranks: by a model of measured rates, and measured on two",
+    options: [
+      ...engineOptions.filter((line) => !/^--(backend|threads)/.test(line)),
+      "--shapes LIST  of the model: smol-moe, olmoe, 30b (default: all); random weights of one layer",
+      "--tokens LIST  of its prompts (default: 1024,4096,8192,16384,32768)",
+      "--ranks LIST   numbers of ranks (default: 2,4)",
+      "--each N       threads of each rank, each as fast as the one that is measured (default 1)",
+      "--link N       MB/s each way of each rank (default: 1250)",
+      "--run N        tokens of the prompt that two ranks compute (default 2048)",
+    ],
+    load: async () => (await import("./ulysses.ts")).ulyssesBench,
+  },
   training: {
     summary: "tokens/s of training over ranks in processes by planner, on six workloads, with waits, bytes and the busiest rank's rows",
     options: [
