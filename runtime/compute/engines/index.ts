@@ -224,9 +224,9 @@ class TwoEngines {
     return times;
   }
 
-  /** Measured with what memory is left: of fewer experts and rows, or another time. */
+  /** Measured with what memory is left: of fewer experts and rows, or another time. A slab that grows is there twice for a moment. */
   async tryDevice(times: Times, { segment, weights, bytes }: Trial): Promise<void> {
-    let experts = Math.min(expertsTimed, Math.floor(this.bytesLeft / bytes));
+    let experts = Math.min(expertsTimed, Math.floor((this.bytesLeft / bytes + 1) / 2));
     for (; times.device === undefined && experts > 0; experts >>= 1)
       times.device = await timesOn(this.device, { segment, weights, experts });
   }
