@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { kvPoolBytes, processBytes } from "./rank-memory.ts";
+import { kvPoolBytes, processBytes, type RankMemory } from "./rank-memory.ts";
 
 const [Mi, Gi] = [2 ** 20, 2 ** 30];
-const limit = { bytes: 8 * Gi, of: "the memory limit of the container runtime", own: true, expertBytes: 2 * Gi };
+const limit: RankMemory = { bytes: 8 * Gi, of: "the memory limit of the container runtime", own: true, expertBytes: 2 * Gi };
 const needs = { askedBytes: 0, requestBytes: Gi, mostBytes: 64 * Gi, maxContext: 4096, denseBytes: Gi, memory: limit };
 const free = 8 * Gi * 0.85 - Gi;
 
 const pools: Record<string, readonly [given: Partial<typeof needs>, want: number]> = {
   "what was given": [{ askedBytes: 2 * Gi }, 2 * Gi],
   "what the limit leaves beside the experts": [{}, free - 2 * Gi],
+  "less where keys and values are kept beside it": [{ memory: { ...limit, offloadBytes: Gi } }, free - 3 * Gi],
   "a quarter of it where experts take the rest": [{ memory: { ...limit, expertBytes: 0 } }, free / 4],
   "a quarter of what the node leaves": [{ requestBytes: Mi, memory: { ...limit, own: false } }, (free - 2 * Gi) / 4],
   "what was given, also where the requests of a small model take less and the node has less": [
@@ -37,4 +38,8 @@ test("a pool that holds no request, or that memory cannot hold, is refused with 
   const above =
     /^dense part 1Gi \+ kvPool 6Gi \+ experts\.memoryPerRank 2Gi = 9216Mi is above the memory limit .*, 8192Mi: raise it to 9598Mi/;
   assert.throws(() => kvPoolBytes({ ...needs, askedBytes: 6 * Gi }), { code: "InsufficientMemory", message: above });
+  const beside = { ...limit, offloadBytes: 2 * Gi };
+  assert.throws(() => kvPoolBytes({ ...needs, askedBytes: 4 * Gi, memory: beside }), {
+    message: /kvOffload\.memory 2Gi = .* or lower .*kvOffload/,
+  });
 });

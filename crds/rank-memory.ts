@@ -23,6 +23,8 @@ export interface RankMemory {
   readonly field?: string;
   /** The field by which less of the dense part lies there, if there is one. */
   readonly dense?: string;
+  /** runtime.kvOffload.memory; unset = none. */
+  readonly offloadBytes?: number;
 }
 
 export interface KvNeeds {
@@ -53,8 +55,8 @@ export function kvPoolBytes(needs: KvNeeds): number {
   return pool;
 }
 
-function shareOf({ bytes, own, expertBytes }: RankMemory, denseBytes: number): number {
-  const left = bytes - Math.max(bytes * headroom, processBytes) - denseBytes - expertBytes;
+function shareOf({ bytes, own, expertBytes, offloadBytes = 0 }: RankMemory, denseBytes: number): number {
+  const left = bytes - Math.max(bytes * headroom, processBytes) - denseBytes - expertBytes - offloadBytes;
   return own && expertBytes > 0 ? left : left * sharedPart;
 }
 
@@ -63,20 +65,22 @@ function shareOf({ bytes, own, expertBytes }: RankMemory, denseBytes: number): n
  * ceiling that a small model never reaches.
  */
 function checkRoom(
-  { bytes, of, own, expertBytes: most, field = "experts.memoryPerRank", dense }: RankMemory,
+  { bytes, of, own, expertBytes: most, field = "experts.memoryPerRank", dense, offloadBytes: kept = 0 }: RankMemory,
   denseBytes: number,
   pool: number,
 ): void {
-  const expertBytes = own ? most : 0;
-  const need = denseBytes + pool + expertBytes;
+  const [expertBytes, offloadBytes] = own ? [most, kept] : [0, 0];
+  const need = denseBytes + pool + expertBytes + offloadBytes;
   if (need <= bytes) return;
   const parts = [
     `dense part ${formatBytes(denseBytes)}`,
     `kvPool ${formatBytes(pool)}`,
     ...(expertBytes > 0 ? [`${field} ${formatBytes(expertBytes)}`] : []),
+    ...(offloadBytes > 0 ? [`runtime.kvOffload.memory ${formatBytes(offloadBytes)}`] : []),
   ];
+  const kvOffload = offloadBytes > 0 ? ", runtime.kvOffload.memory" : "";
   const streamed = dense === undefined ? "" : `, or set ${dense} lower`;
-  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower ${field}, runtime.kvPool or runtime.maxContext${streamed}`;
+  const remedy = `raise it to ${mebibytes(need + processBytes)}, or lower ${field}, runtime.kvPool${kvOffload} or runtime.maxContext${streamed}`;
   const message = `${parts.join(" + ")} = ${mebibytes(need)} is above ${of}, ${mebibytes(bytes)}: ${remedy}`;
   throw new AppError(message, { code: "InsufficientMemory", operation: "sizing the KV pool" });
 }

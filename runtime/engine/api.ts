@@ -5,10 +5,10 @@ import type { RankMemory } from "../../crds/rank-memory.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
-import type { KvBlock } from "./schedule/kv-ledger.ts";
+import type { HeldBlock, KvBlock } from "./schedule/kv-slot.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./schedule/request.ts";
 
-export type { KvBlock } from "./schedule/kv-ledger.ts";
+export type { HeldBlock, KvBlock } from "./schedule/kv-slot.ts";
 export type { FinishReason, GenerateEvent, Sampling } from "./schedule/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden], and per (row, expert) pair its row and its expert. */
@@ -63,6 +63,8 @@ export interface EngineOptions {
   readonly kvPoolBytes: number;
   /** Unset: unknown. */
   readonly memory?: RankMemory;
+  /** Host memory for keys and values that leave the pool; 0 or unset: none. */
+  readonly kvOffloadBytes?: number;
   /** The element type of the KV cache. Unset: the backend's fastest. */
   readonly kvType?: KvType;
   /** Experts whose gate is below this percent of their token's largest are left out, which changes texts. Unset: none. */
@@ -113,6 +115,8 @@ export interface EngineInfo extends ExpertGrid {
   /** Blocks of KV memory in all, and the positions of each. */
   readonly kvBlocks: number;
   readonly kvBlockTokens: number;
+  /** Of keys and values of one position; unset for engines that move none. */
+  readonly kvPositionBytes?: number;
   /** An upper bound for one resident expert, the largest. */
   readonly expertResidentBytes: number;
   /** The same for each expert of each layer. Unset: all are alike. */
@@ -186,6 +190,8 @@ export interface EngineStats {
   readonly blocksKept: number;
   /** Requests that were preempted and computed again. */
   readonly preemptions: number;
+  /** Unset without host memory for keys and values. */
+  readonly kvHost?: KvTierStats | undefined;
   /** Tokens computed speculatively, and how many of them were accepted. */
   readonly drafted: number;
   readonly accepted: number;
@@ -194,6 +200,19 @@ export interface EngineStats {
   /** Runs of experts since the start; unset for engines that compute nothing. */
   readonly expertRuns?: number;
   readonly rowsFor: Readonly<Record<RowOrigin, number>>;
+}
+
+/** Blocks of a tier since its start. */
+export interface KvTierStats {
+  readonly stored: number;
+  readonly found: number;
+  /** Evicted before they were stored. */
+  readonly dropped: number;
+  readonly heldBytes: number;
+  readonly out: { readonly bytes: number; readonly seconds: number };
+  readonly back: { readonly bytes: number; readonly seconds: number };
+  /** Positions of preempted requests that came back. */
+  readonly swappedTokens: number;
 }
 
 /** A rank as seen by connections. `address`: ip:port of its engine; unset while it is unknown or must not be used. */
@@ -298,9 +317,11 @@ export interface WrittenBlock {
 export interface EngineKv {
   look(text: KvText): Promise<KvLook>;
   /** Undefined where the block is not here. */
-  read(block: Omit<KvBlock, "before">): Promise<Uint8Array | undefined>;
+  read(block: HeldBlock): Promise<Uint8Array | undefined>;
   /** False where there is no room for it, or what comes before is gone. Throws for other sizes than the block's. */
   write(written: WrittenBlock): Promise<boolean>;
+  /** The listener is told of each block that host memory takes. */
+  onKept?(listener: (block: HeldBlock) => void): void;
 }
 
 export type RowOrigin = "local" | "remote";

@@ -235,6 +235,7 @@ export class KvEngine extends SimEngine {
       this.#memory[change.slot]?.fill(empty, change.length * layers);
       return;
     }
+    if (change.kind === "write") throw new TypeError("no tier is behind this memory");
     const [from, to] = [this.#memory[change.from] as Uint32Array, this.#memory[change.to] as Uint32Array];
     to.fill(empty).set(from.subarray(0, change.length * layers));
     if (change.kind === "move") from.fill(empty);

@@ -4,6 +4,10 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { placesOf } from "../../kernels/kv-groups.ts";
+import { prefixIds } from "../thread/prefix-ids.ts";
+import { Batcher } from "./batch.ts";
+import { type KvTier, SlotLedger } from "./kv-ledger.ts";
+import type { HeldBlock } from "./kv-slot.ts";
 import { decodesOf, idsOf } from "./step-plan.ts";
 
 test("eight requests whose contexts fit run at once, where whole contexts would be three", () => {
@@ -34,6 +38,67 @@ test("where memory ends the last in order gives way, and is computed again witho
     "a sign of life while it waits",
   );
   for (const request of requests) assert.deepEqual(toy.tokens(request.id), alone(request));
+});
+
+/** Host memory in miniature, and the ledger before it: what left is copied before the next step, as far as it is there still. */
+class Offload implements KvTier {
+  readonly held = new Map<string, Uint8Array>();
+  readonly ledger: SlotLedger;
+  readonly #toy: Toy;
+  readonly #left: HeldBlock[] = [];
+
+  constructor(toy: Toy) {
+    this.#toy = toy;
+    this.ledger = new SlotLedger(toy.pool, prefixIds("toy"), this);
+  }
+  has = (id: string): boolean => this.held.has(id);
+  take = (id: string): Uint8Array | undefined => this.held.get(id);
+  left(blocks: readonly HeldBlock[]): void {
+    this.#left.push(...blocks);
+  }
+  copy(): void {
+    for (const change of this.ledger.takeChanges()) this.#toy.change(change);
+    for (const { id, from, to } of this.#left.splice(0)) {
+      const slot = this.ledger.holderOf({ id, to });
+      if (slot) this.held.set(id, Uint8Array.from(this.#toy.slots[slot.index]!.slice(from, to)));
+    }
+  }
+}
+
+test("a request that gave way comes back from a tier: the same texts, and fewer rows of prompts are computed", () => {
+  const run = (requests: ReturnType<typeof ticket>[], blocks: number, offloads: boolean) => {
+    const toy = new Toy(2, {}, { blocks });
+    const offload = new Offload(toy);
+    if (offloads) Object.assign(toy, { batcher: new Batcher(toy.pool, offload.ledger) });
+    for (const request of requests) toy.batcher.submit(request);
+    for (let i = 0; toy.step(); i++) {
+      assert.ok(i < 500);
+      if (offloads) offload.copy();
+    }
+    const rows = toy.steps.reduce((sum, step) => sum + step.tokens.length - decodesOf(step), 0);
+    return { rows, texts: requests.map(({ id }) => toy.tokens(id)), swapped: toy.batcher.swappedTokens };
+  };
+  let [rows, rowsWith, swapped] = [0, 0, 0];
+  const length = fc.integer({ min: 2, max: 24 });
+  fc.assert(
+    fc.property(fc.array(length, { minLength: 2, maxLength: 4 }), fc.integer({ min: 8, max: 11 }), (lengths, blocks) => {
+      const requests = lengths.map((count, i) =>
+        ticket(
+          `r${i}`,
+          Array.from({ length: count }, (_, at) => 8 + ((at * 5 + i) % 12)),
+          { maxTokens: 40, eos: new Set(), priority: i % 2 },
+        ),
+      );
+      const [plain, offloaded] = [run(requests, blocks, false), run(requests, blocks, true)];
+      assert.deepEqual(offloaded.texts, requests.map(alone));
+      assert.deepEqual(plain.texts, offloaded.texts);
+      assert.ok(offloaded.rows <= plain.rows, `${offloaded.rows} rows, and ${plain.rows} without`);
+      rows += plain.rows;
+      rowsWith += offloaded.rows;
+      swapped += offloaded.swapped;
+    }),
+  );
+  assert.ok(swapped > 0 && rowsWith < 0.9 * rows, `${rowsWith} of ${rows} rows, ${swapped} swapped`);
 });
 
 test("while others decode, chunks are as large as the time allows in which they wait, and larger when nobody does", () => {

@@ -27,6 +27,7 @@ export class Batcher {
   readonly #waiting = new Waiting();
   #arrivals = 0;
   #preemptions = 0;
+  #swappedTokens = 0;
   #drafted = 0;
   #accepted = 0;
   readonly #pace: ChunkPace;
@@ -70,6 +71,11 @@ export class Batcher {
 
   get preemptions(): number {
     return this.#preemptions;
+  }
+
+  /** Positions of preempted requests that a tier gave back. */
+  get swappedTokens(): number {
+    return this.#swappedTokens;
   }
 
   get drafts(): { readonly drafted: number; readonly accepted: number } {
@@ -246,7 +252,10 @@ export class Batcher {
     const admission = this.#ledger.admit(id, text, whole);
     if (!admission) return undefined;
     this.#waiting.take(place);
-    if (open.started) return id;
+    if (open.started) {
+      this.#swappedTokens += admission.restored ?? 0;
+      return id;
+    }
     open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
     return id;

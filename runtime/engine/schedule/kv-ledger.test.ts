@@ -29,6 +29,10 @@ class Memory {
         slot.length = Math.min(slot.length, change.length);
         continue;
       }
+      if (change.kind === "write") {
+        this.write(change.slot, change.from, [...change.data]);
+        continue;
+      }
       const { from, to, length } = change;
       assert.ok(from !== to && this.slots[from]!.length >= length);
       this.slots[to] = this.slots[from]!.slice(0, length);

@@ -1,11 +1,14 @@
 // The ledger of KV memory, pure: slots, blocks, copies and moves, reusable prefixes (../DECISIONS.md 5).
 import { movedKv } from "../../../crds/common.ts";
-import { type Found, type Holder, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
+import { append, blocksOf, empty, type HeldBlock, type KvBlock, type Slot } from "./kv-slot.ts";
+import { type Found, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
 
 export type SlotChange =
   /** After a copy both slots have these positions; after a move the first slot is empty. */
   | { readonly kind: "copy" | "move"; readonly from: number; readonly to: number; readonly length: number }
-  | { readonly kind: "trim"; readonly slot: number; readonly length: number };
+  | { readonly kind: "trim"; readonly slot: number; readonly length: number }
+  /** A block of a tier, `length` positions behind `from`; those before `from` are there. */
+  | { readonly kind: "write"; readonly slot: number; readonly from: number; readonly length: number; readonly data: Uint8Array };
 
 export interface KvPool {
   readonly slots: number;
@@ -15,48 +18,27 @@ export interface KvPool {
   readonly blockTokens: number;
 }
 
-interface Slot extends Holder {
-  index: number;
-  start: string;
-  /** The open request; undefined: reusable or empty. */
-  owner: string | undefined;
-  length: number;
-  /** The blocks of `length`, and those promised to an open request. */
-  blocks: number;
-  /** Logical time; the lowest is evicted first. */
-  used: number;
-}
-
 export interface Admission {
   readonly slot: number;
   readonly reused: number;
+  /** Those of `reused` that a tier had; unset = 0. */
+  readonly restored?: number;
 }
 
-/** `id`: that of all tokens up to `to`; `before`: of those up to `from`, without any the start of their chain. */
-export interface KvBlock {
-  readonly id: string;
-  readonly before: string;
-  readonly from: number;
-  readonly to: number;
+/** A place beside KV memory for blocks that begin at multiples of `movedKv.tokens`. */
+export interface KvTier {
+  has(id: string): boolean;
+  take(id: string): Uint8Array | undefined;
+  /** These may be evicted from now on. */
+  left(blocks: readonly HeldBlock[]): void;
 }
-
-const empty = (index: number): Slot => ({
-  index,
-  owner: undefined,
-  tokens: new Uint32Array(0),
-  length: 0,
-  reusable: 0,
-  blocks: 0,
-  used: 0,
-  start: "",
-  ids: [],
-});
 
 export class SlotLedger {
   readonly #pool: KvPool;
   readonly #slots: Slot[];
   readonly #owners = new Map<string, Slot>();
   readonly #index: PrefixIndex<Slot>;
+  readonly #tier: KvTier | undefined;
   #decoding = 0;
   #prefilling = 0;
   #held = false;
@@ -65,8 +47,9 @@ export class SlotLedger {
   #clock = 0;
   #changes: SlotChange[] = [];
 
-  constructor(pool: KvPool, idOf: PrefixId) {
+  constructor(pool: KvPool, idOf: PrefixId, tier?: KvTier) {
     this.#pool = pool;
+    this.#tier = tier;
     this.#index = new PrefixIndex(idOf);
     this.#slots = Array.from({ length: pool.slots }, (_, index) => empty(index));
   }
@@ -122,13 +105,16 @@ export class SlotLedger {
   }
 
   reusable(text: Text): number {
-    return this.#index.find(text, text.tokens.length - 1, () => false)?.length ?? 0;
+    let length = this.#index.find(text, text.tokens.length - 1, () => false)?.length ?? 0;
+    for (let next = this.#inTier(text, length); next !== undefined; next = this.#inTier(text, length)) length = next.to;
+    return length;
   }
 
-  /** What of a text is here, in multiples of `reuseTokensMin`, and the blocks behind that, without the last token. */
+  /** What of a text is here, in multiples of `reuseTokensMin` or a tier's blocks, and the blocks behind that, without the last token. */
   blocksBehind(text: Text): { readonly here: number; readonly blocks: readonly KvBlock[] } {
-    const whole = (length: number): number => length - (length % reuseTokensMin);
-    const [here, end] = [whole(this.reusable(text)), whole(Math.max(0, text.tokens.length - 1))];
+    const whole = (length: number, step: number = reuseTokensMin): number => length - (length % step);
+    const here = whole(this.reusable(text), this.#tier && movedKv.tokens);
+    const end = whole(Math.max(0, text.tokens.length - 1));
     const blocks: KvBlock[] = [];
     for (let from = here; from < end; ) {
       const to = Math.min(from + movedKv.tokens, end);
@@ -138,9 +124,14 @@ export class SlotLedger {
     return { here, blocks };
   }
 
-  /** A slot that has the block and all before it; it is evicted last. Undefined also for an id that ends elsewhere. */
-  slotWith({ id, to }: Pick<KvBlock, "id" | "to">): { readonly index: number } | undefined {
-    const slot = [...this.#index.having(id)].find(({ ids }) => ids[to / reuseTokensMin - 1] === id);
+  /** A slot that has the block and all before it; undefined also for an id that ends elsewhere. */
+  holderOf({ id, to }: Pick<KvBlock, "id" | "to">): { readonly index: number } | undefined {
+    return [...this.#index.having(id)].find(({ ids }) => ids[to / reuseTokensMin - 1] === id);
+  }
+
+  /** The same, which is evicted last then. */
+  slotWith(block: Pick<KvBlock, "id" | "to">): { readonly index: number } | undefined {
+    const slot = this.#slots[this.holderOf(block)?.index ?? -1];
     if (slot !== undefined && slot.owner === undefined) slot.used = ++this.#clock;
     return slot;
   }
@@ -171,7 +162,8 @@ export class SlotLedger {
     const growing = this.#slots.slice(0, at).filter((slot) => slot.blocks < this.#blocksOf(this.#pool.context)).length;
     const spare = growing + (blocks < this.#blocksOf(this.#pool.context) ? 1 : 0);
     if (this.blocksUsed + blocks + spare > this.#pool.blocks) return undefined;
-    const reused = this.#bring(whole ? { tokens: new Uint32Array(0) } : text, at, blocks);
+    const wanted = whole ? { tokens: new Uint32Array(0) } : text;
+    const found = this.#bring(wanted, at, blocks);
     const slot = this.#slots[at] as Slot;
     slot.start = text.start ?? "";
     slot.owner = owner;
@@ -179,7 +171,8 @@ export class SlotLedger {
     slot.used = ++this.#clock;
     this.#owners.set(owner, slot);
     this.#prefilling += 1;
-    return { slot: at, reused };
+    const restored = this.#restore(slot, wanted);
+    return { slot: at, reused: found + restored, ...(restored > 0 ? { restored } : {}) };
   }
 
   grow(owner: string, length: number): boolean {
@@ -215,6 +208,7 @@ export class SlotLedger {
     slot.owner = undefined;
     slot.used = ++this.#clock;
     this.#cut(slot, reusable ? slot.reusable : 0);
+    this.#tier?.left(blocksOf(slot));
     const hole = slot.index;
     const decoded = hole < this.#decoding;
     if (decoded) this.#decoding -= 1;
@@ -270,6 +264,31 @@ export class SlotLedger {
     append(slot, holder.tokens.subarray(0, length));
     this.#reusable(slot, length);
     return length;
+  }
+
+  /** The longest block of the tier that goes on behind so many positions of a text, and begins at or before their end. */
+  #inTier(text: Text, length: number): HeldBlock | undefined {
+    if (this.#tier === undefined) return undefined;
+    const from = length - (length % movedKv.tokens);
+    for (let to = from + movedKv.tokens; to > length; to -= reuseTokensMin) {
+      const id = to < text.tokens.length ? this.#index.idOf(text, to) : undefined;
+      if (id !== undefined && this.#tier.has(id)) return { id, from, to };
+    }
+    return undefined;
+  }
+
+  /** Writes what the tier has behind a slot's positions; returns how many those are. */
+  #restore(slot: Slot, text: Text): number {
+    const { index, length: found } = slot;
+    for (let next = this.#inTier(text, slot.length); next !== undefined; next = this.#inTier(text, slot.length)) {
+      const { id, from, to } = next;
+      const data = this.#tier?.take(id);
+      if (data === undefined) break;
+      this.#changes.push({ kind: "write", slot: index, from, length: to - from, data });
+      append(slot, text.tokens.subarray(slot.length, to));
+      this.#reusable(slot, to);
+    }
+    return slot.length - found;
   }
 
   #endingAt(before: string, length: number): Slot | undefined {
@@ -343,15 +362,4 @@ export class SlotLedger {
     [this.#slots[from], this.#slots[to]] = [other, slot];
     [slot.index, other.index] = [to, from];
   }
-}
-
-function append(slot: Slot, tokens: Uint32Array): void {
-  const length = slot.length + tokens.length;
-  if (slot.tokens.length < length) {
-    const larger = new Uint32Array(Math.max(length, 2 * slot.tokens.length));
-    larger.set(slot.tokens.subarray(0, slot.length));
-    slot.tokens = larger;
-  }
-  slot.tokens.set(tokens, slot.length);
-  slot.length = length;
 }

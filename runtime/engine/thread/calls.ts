@@ -9,6 +9,7 @@ import type { StepTools } from "../pass/step-tools.ts";
 import type { Outbound } from "../rows/outbound.ts";
 import type { PeerConnections } from "../rows/peer-connections.ts";
 import type { Batcher } from "../schedule/batch.ts";
+import type { KvOffload } from "./kv-offload.ts";
 import type { KvTransfers } from "./kv-transfers.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
@@ -48,6 +49,7 @@ interface Parts {
   readonly routing: Routing;
   readonly steps: Steps;
   readonly transfers: KvTransfers;
+  readonly offload: Pick<KvOffload, "stats"> | undefined;
   readonly measured: Pick<StepTools, "counter" | "times">;
   readonly send: (message: FromEngine, transfer?: ArrayBuffer[]) => void;
 }
@@ -119,11 +121,12 @@ export class Calls {
   }
 
   #stats(): EngineStats {
-    const { batcher, experts, measured, requests, steps } = this.#parts;
-    const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = batcher;
+    const { batcher, experts, measured, offload, requests, steps } = this.#parts;
+    const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, swappedTokens, drafts, queued } = batcher;
     return {
       ...steps.takeStats(),
       ...{ slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, ...drafts },
+      kvHost: offload && { ...offload.stats, swappedTokens },
       cachedTokens: requests.cachedTokens,
       queuedRequests: queued,
       hostedExperts: experts.count,

@@ -12,6 +12,7 @@ import type {
   EngineOptions,
   GenerateEvent,
   GenerateRequest,
+  HeldBlock,
   OnDemandExperts,
   OnDemandFrame,
   PeerCounts,
@@ -73,6 +74,9 @@ class EngineClient implements Engine {
     look: (text) => this.#call("lookKv", text),
     read: (block) => this.#call("readKv", block),
     write: (written) => this.#call("writeKv", written, [written.data.buffer as ArrayBuffer]),
+    onKept: (listener) => {
+      this.#onKept = listener;
+    },
   };
   readonly #info: EngineInfo;
   readonly #port: MessagePort;
@@ -82,6 +86,7 @@ class EngineClient implements Engine {
   readonly #requests = new Map<string, OpenRequest>();
   readonly #hosted: Set<number>[];
   #onPeerCounts: (counts: PeerCounts) => void = () => {};
+  #onKept: (block: HeldBlock) => void = () => {};
   #nextId = 0;
   #passed = 0;
   #stopped: AppError | undefined;
@@ -249,6 +254,9 @@ class EngineClient implements Engine {
         return;
       case "expect":
         this.#onDemand.expect?.(message.expected);
+        return;
+      case "keptKv":
+        this.#onKept(message.block);
         return;
       case "refused":
         this.#stop(gone(`its thread ended: ${message.error.message}`));

@@ -15,7 +15,7 @@ function world(...owners: readonly string[]) {
   const memory: (string | undefined)[] = [];
   const used: (string | undefined)[] = [];
   const change = async (each: SlotChange): Promise<void> => {
-    if (each.kind === "trim") return;
+    if (each.kind !== "copy" && each.kind !== "move") return;
     memory[each.to] = memory[each.from];
   };
   const kv = {

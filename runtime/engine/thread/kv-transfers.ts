@@ -1,8 +1,9 @@
 // Blocks of keys and values for other ranks, and from them: a few at a time, while no step that decodes runs (../DECISIONS.md 15).
-import { AppError } from "../../../crds/common.ts";
+import { AppError, movedKv } from "../../../crds/common.ts";
 import type { KvCache } from "../../compute/backend.ts";
-import type { KvBlock, KvLook, KvText, WrittenBlock } from "../api.ts";
+import type { HeldBlock, KvLook, KvText, WrittenBlock } from "../api.ts";
 import type { SlotChange, SlotLedger } from "../schedule/kv-ledger.ts";
+import type { KvOffload } from "./kv-offload.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { saltedStart } from "./prefix-ids.ts";
 
@@ -13,6 +14,9 @@ interface Parts {
   readonly change: (change: SlotChange) => Promise<void>;
   /** Milliseconds of a prompt's token; undefined until prompts were computed. */
   readonly tokenMs: () => number | undefined;
+  /** Host memory, and whether requests run beside which blocks are copied into it. */
+  readonly offload?: KvOffload | undefined;
+  readonly isBusy?: () => boolean;
 }
 
 export class KvTransfers {
@@ -28,26 +32,30 @@ export class KvTransfers {
   }
 
   look({ tokens, cacheSalt }: KvText): KvLook {
-    const { ledger, kv, tokenMs } = this.#parts;
-    return { ...ledger.blocksBehind({ tokens, start: saltedStart(cacheSalt) }), tokenBytes: kv.positionBytes, tokenMs: tokenMs() };
+    const { ledger, kv, tokenMs, offload } = this.#parts;
+    const { here, blocks } = ledger.blocksBehind({ tokens, start: saltedStart(cacheSalt) });
+    return { here, blocks: blocks.slice(0, offload?.places), tokenBytes: kv.positionBytes, tokenMs: tokenMs() };
   }
 
-  read(block: Omit<KvBlock, "before">): Promise<Uint8Array | undefined> {
-    const { ledger, kv } = this.#parts;
+  read(block: HeldBlock): Promise<Uint8Array | undefined> {
+    const { ledger, offload } = this.#parts;
     return this.#later(async () => {
-      for (let changes = ledger.takeChanges(); changes.length > 0; changes = ledger.takeChanges()) await this.#carryOut(changes);
-      const slot = ledger.slotWith(block);
-      return slot && kv.readRows(slot.index, block.from, block.to - block.from);
+      const held = offload?.read(block);
+      return held ?? this.#settled(() => this.#rows(block, ledger.slotWith(block)));
     });
   }
 
   /** False where there is no room for it, or what comes before is gone. */
   write({ block, tokens, data }: WrittenBlock): Promise<boolean> {
-    const { ledger, kv } = this.#parts;
+    const { ledger, kv, offload } = this.#parts;
     const count = block.to - block.from;
     if (tokens.length !== count || data.byteLength !== count * kv.positionBytes)
       throw new AppError(`a block of ${count} tokens with ${data.byteLength} bytes`, { code: "InvalidArgument" });
     return this.#later(async () => {
+      if (offload !== undefined && block.from % movedKv.tokens === 0) {
+        offload.keep({ id: block.id, from: block.from, to: block.to }, data);
+        return true;
+      }
       for (let slot = ledger.slotFor(block); slot !== undefined; slot = ledger.slotFor(block)) {
         if (ledger.slotWith(block) !== undefined) return true; // another request of the same text brought it
         const changes = ledger.takeChanges();
@@ -65,14 +73,35 @@ export class KvTransfers {
 
   /** Moves a block; undefined where none waits. It throws where the ledger no longer says what the memory holds (../DECISIONS.md 7). */
   next(): Promise<void> | undefined {
-    return this.#waiting.shift()?.();
+    const { offload, isBusy = () => false } = this.#parts;
+    const move = this.#waiting.shift();
+    const block = move ? undefined : offload?.next(isBusy());
+    return block ? this.#copyOut(block) : move?.();
   }
 
-  /** At least one block, and more while that takes less than so many milliseconds. */
-  async moveFor(ms: number): Promise<void> {
+  #copyOut(block: HeldBlock): Promise<void> {
+    const { ledger, offload } = this.#parts;
+    return this.#settled(() => offload?.copy(block, () => this.#rows(block, ledger.holderOf(block))));
+  }
+
+  #rows({ from, to }: HeldBlock, slot: { readonly index: number } | undefined): Uint8Array | undefined {
+    return slot && this.#parts.kv.readRows(slot.index, from, to - from);
+  }
+
+  async #settled<T>(use: () => T): Promise<T> {
+    const { ledger } = this.#parts;
+    for (let changes = ledger.takeChanges(); changes.length > 0; changes = ledger.takeChanges()) await this.#carryOut(changes);
+    return use();
+  }
+
+  /** As `next`, and more of what others wait for while that takes less than so many milliseconds. */
+  moveFor(ms: number): Promise<void> | undefined {
     const until = performance.now() + ms;
-    do await this.next();
-    while (this.pending > 0 && performance.now() < until);
+    const first = this.next();
+    const more = async (): Promise<void> => {
+      while (this.pending > 0 && performance.now() < until) await this.next();
+    };
+    return first?.then(more);
   }
 
   /** Slots may move again while it is awaited: a slot is used without an await behind the last `takeChanges`. */

@@ -27,6 +27,7 @@ import type { Step } from "../schedule/step-plan.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
 import { Interleaver } from "./interleaver.ts";
+import { KvOffload } from "./kv-offload.ts";
 import { KvTransfers } from "./kv-transfers.ts";
 import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
@@ -64,7 +65,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const isExact = backend.numericClass === "exact";
   const asked = limitsOn(backend.takesManyRows(program), options.limits);
   const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
-  const ledger = new SlotLedger(pool, prefixIds(info.modelDigest, info.numerics));
+  const offload = offloadOf(model, options, { now, send });
+  const ledger = new SlotLedger(pool, prefixIds(info.modelDigest, info.numerics), offload);
   const batcher = new Batcher(pool, ledger, limits, isExact ? program.layers.length : 1);
   const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
@@ -102,7 +104,21 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
   };
   const spread = divided?.spreadOver(connections, scheduler);
-  const steps = new Steps({ hosts, model, batcher, connections, languages, requests, scheduler, spread, head, prompts, tools, send });
+  const steps = new Steps({
+    hosts,
+    model,
+    batcher,
+    connections,
+    languages,
+    requests,
+    scheduler,
+    spread,
+    head,
+    prompts,
+    tools,
+    send,
+    offload,
+  });
   const run = async (step: Step): Promise<void> => {
     requests.flush();
     await steps.run(step);
@@ -110,7 +126,8 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     await macrotask(); // lets messages, loads and replies in
   };
   const change = steps.change.bind(steps);
-  const transfers = new KvTransfers({ ledger, kv: model.kv, boundary, change, tokenMs: () => steps.promptTokenMs });
+  const isBusy = (): boolean => batcher.slotsUsed > 0;
+  const transfers = new KvTransfers({ ledger, kv: model.kv, boundary, change, tokenMs: () => steps.promptTokenMs, offload, isBusy });
   const interleaver = new Interleaver({ batcher, run, move: () => transfers.next(), waitMs: limits.decodeWaitMs, now });
   const mixed = (): Promise<void> | undefined => {
     const step = batcher.next(rowsTravel(routing, program.layers));
@@ -119,7 +136,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   if (isExact) scheduler.between = () => interleaver.between();
   const next = isExact ? () => interleaver.next() : mixed;
   const serving = { experts, inbox, connections, outbound, onDemand, routing };
-  const calls = new Calls({ ...serving, batcher, boundary, requests, steps, transfers, measured, send });
+  const calls = new Calls({ ...serving, batcher, boundary, requests, steps, transfers, offload, measured, send });
   return { batcher, boundary, calls, connections, divided, languages, next, onDemand, requests, scheduler, transfers };
 }
 
@@ -137,6 +154,15 @@ function dividedHeads({ backend, blocks, program, info }: OpenModel, options: Th
     return new SpreadHeads({ blocks, splits, ranks, from, others, ask: connections.askHeads, scheduler });
   };
   return { host: { serveHeads: server.answer.bind(server) }, spreadOver, close: () => server.close() };
+}
+
+/** Undefined where what leaves KV memory is computed again. */
+function offloadOf(
+  { kv: { positionBytes } }: OpenModel,
+  { kvOffloadBytes: bytes = 0 }: ThreadOptions,
+  { now, send }: { readonly now: () => number; readonly send: Mailbox["send"] },
+) {
+  return bytes > 0 ? new KvOffload({ bytes, positionBytes, now, onKept: (block) => send({ type: "keptKv", block }) }) : undefined;
 }
 
 type PrefetchParts = Pick<ConstructorParameters<typeof Prefetch>[0], "experts" | "serves"> & {
@@ -182,8 +208,8 @@ export class EngineLoop {
       if (calls.closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
-      const moved = transfers.pending > 0;
-      if (moved) await transfers.moveFor(moveMs);
+      const moved = transfers.moveFor(moveMs);
+      if (moved) await moved;
       const step = next();
       requests.flush();
       if (step) {

@@ -5,7 +5,7 @@ import type {
   EngineOptions,
   EngineStats,
   ExpectedExperts,
-  KvBlock,
+  HeldBlock,
   KvLook,
   KvText,
   LoadCounters,
@@ -35,7 +35,7 @@ export interface Calls {
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
   lookKv: { argument: KvText; result: KvLook };
-  readKv: { argument: Omit<KvBlock, "before">; result: Uint8Array | undefined };
+  readKv: { argument: HeldBlock; result: Uint8Array | undefined };
   writeKv: { argument: WrittenBlock; result: boolean };
   close: { argument: undefined; result: undefined };
 }
@@ -78,7 +78,8 @@ export type FromEngine =
   | { readonly type: "passed" }
   | { readonly type: "connections"; readonly counts: PeerCounts }
   | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame }
-  | { readonly type: "expect"; readonly expected: ExpectedExperts };
+  | { readonly type: "expect"; readonly expected: ExpectedExperts }
+  | { readonly type: "keptKv"; readonly block: HeldBlock };
 
 export interface PlainError {
   readonly code: string;

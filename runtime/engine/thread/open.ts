@@ -183,7 +183,8 @@ function memoryOf(backend: Backend, { memory, deviceExpertBytes }: ThreadOptions
   const { freeBytes: bytes } = backend.memory() ?? {};
   if (bytes === undefined || memory === undefined) return memory;
   const copies = deviceExpertBytes === undefined ? {} : { expertBytes: deviceExpertBytes, field: "runtime.deviceExpertMemory" };
-  return { ...memory, bytes, of: `the free memory of ${backend.device}`, own: true, dense: "runtime.deviceDenseMemory", ...copies };
+  const own = { own: true, offloadBytes: 0, dense: "runtime.deviceDenseMemory" };
+  return { ...memory, bytes, of: `the free memory of ${backend.device}`, ...own, ...copies };
 }
 
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
@@ -262,6 +263,7 @@ async function compileModel({ store, program, backend, options, kvSpec, dense: p
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,
     kvBlockTokens: pool.blockTokens,
+    kvPositionBytes: kv.positionBytes,
     ...residentBytesOf(program, (segment, ...at) => backend.expertResidentBytes(segment, store.unitForms(options.codec, ...at))),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),

@@ -16,6 +16,7 @@ import { firstNotFinite, squaredMost, unusableNumber } from "../schedule/samplin
 import type { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
 import { decodesOf, idsOf, isGuess, kindOf, partsOf, type Step } from "../schedule/step-plan.ts";
+import type { KvOffload } from "./kv-offload.ts";
 import type { FromEngine } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import type { Requests } from "./requests.ts";
@@ -40,6 +41,7 @@ interface Parts {
   readonly prompts: PromptLogprobs;
   readonly tools: StepTools;
   readonly send: (message: FromEngine) => void;
+  readonly offload?: Pick<KvOffload, "restore"> | undefined;
 }
 
 interface Ended {
@@ -119,6 +121,8 @@ export class Steps {
         return kv.moveSlot(change.from, change.to, change.length);
       case "trim":
         return kv.trimSlot(change.slot, change.length);
+      case "write":
+        return this.#parts.offload?.restore(change.data, () => kv.writeRows(change.slot, change.from, change.data));
     }
   }
 

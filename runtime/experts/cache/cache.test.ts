@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { uniform } from "../../kernels/random.ts";
 import { evictions } from "./index.ts";
+import { Places } from "./places.ts";
 
 const grid = { layers: 2, experts: 3 };
 const units = 6;
@@ -73,4 +74,29 @@ test("next-use knows how often steps use the only expert that a rank has of a la
 
 test("belady without the future is refused", () => {
   assert.throws(() => evictions.belady.create({ grid }), /only a replay knows/);
+});
+
+test("places hold as many as there are, and the least recently taken leaves for another", () => {
+  const places = new Places<number>(3, evictions.lru);
+  const draw = uniform(5);
+  /** Names in the order of their last uses. */
+  let want: string[] = [];
+  for (let i = 0; i < 2_000; i++) {
+    const name = `${Math.floor(draw() * 6)}`;
+    const act = draw();
+    const rest = want.filter((each) => each !== name);
+    if (act < 0.2) {
+      places.drop(name);
+      want = rest;
+    } else if (act < 0.6) {
+      assert.equal(places.take(name), want.includes(name) ? Number(name) : undefined);
+      if (want.includes(name)) want = [...rest, name];
+    } else {
+      const left = rest.length === 3 ? rest.shift() : undefined;
+      assert.equal(places.put(name, Number(name))?.name, left);
+      want = [...rest, name];
+    }
+    assert.equal(places.used, want.length);
+    for (let each = 0; each < 6; each++) assert.equal(places.peek(`${each}`) !== undefined, want.includes(`${each}`));
+  }
 });

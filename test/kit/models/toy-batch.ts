@@ -64,7 +64,11 @@ export class Toy {
 
   change(change: SlotChange): void {
     if (change.kind === "trim") this.slots[change.slot]!.length = Math.min(this.slots[change.slot]!.length, change.length);
-    else {
+    else if (change.kind === "write") {
+      const slot = this.slots[change.slot]!;
+      assert.ok(slot.length >= change.from && change.data.length === change.length, "a block behind what was not written");
+      slot.splice(change.from, change.length, ...change.data);
+    } else {
       assert.ok(this.slots[change.from]!.length >= change.length, "a copy of what was not written");
       this.slots[change.to] = this.slots[change.from]!.slice(0, change.length);
       if (change.kind === "move") this.slots[change.from] = [];
