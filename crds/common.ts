@@ -60,6 +60,7 @@ export const paths = {
   modelSecret: "/etc/enodia/model-secret", // keys of spec.model.secretRef
   apiKey: "/etc/enodia/api-key/key",
   httpTls: "/etc/enodia/http-tls",
+  kvDisk: "/var/cache/enodia/kv",
   telemetry: "/etc/enodia/telemetry", // signing keys; credentials and ca.crt of NATS
 } as const;
 

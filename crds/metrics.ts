@@ -73,6 +73,11 @@ const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
+const drafted = ["accepted", "rejected"] as const;
+const kvState = ["used", "cached", "free"] as const;
+const kvFetched = ["ok", "part", "none", "error", "skipped"] as const;
+const kvTiered = ["stored", "found", "dropped", "corrupt"] as const;
+const tier = ["memory", "disk"] as const;
 const shardSource = ["peer", "weight-server", "store"] as const;
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
@@ -138,9 +143,7 @@ const table = {
   enodia_membership_version: pods.gauge("Version of the membership this pod knows."),
 
   // ---- worker: serving
-  enodia_worker_requests_total: worker.counter("Finished generations by reason.", {
-    result: ["stop", "length", "cancelled", "draining", "error"],
-  }),
+  enodia_worker_requests_total: worker.counter("Generations by end.", { result: ["stop", "length", "cancelled", "draining", "error"] }),
   enodia_worker_kept_answers: worker.gauge("Answers kept for clients that may come back by another gateway."),
   enodia_worker_kept_bytes: worker.gauge("Bytes of these, as estimated."),
   enodia_worker_resumed_total: worker.counter("Requests that went on with a kept answer; none of its tokens was computed anew."),
@@ -149,27 +152,24 @@ const table = {
   enodia_worker_queue_requests: worker.gauge("Requests that wait for a KV slot."),
   enodia_worker_queue_tokens: worker.gauge("Prompt and replayed tokens of the requests here that have brought no token yet."),
   enodia_worker_tokens_total: worker.counter("Tokens computed, by phase.", { phase }),
-  enodia_worker_draft_tokens_total: worker.counter("Tokens guessed and computed with the one before them, by what came of it.", {
-    result: ["accepted", "rejected"],
-  }),
+  enodia_worker_draft_tokens_total: worker.counter("Tokens guessed and computed ahead, by what came of it.", { result: drafted }),
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
-  enodia_kv_fetches_total: worker.counter("Texts whose keys and values another rank was asked for; skipped = computing is sooner.", {
-    result: ["ok", "part", "none", "error", "skipped"],
-  }),
+  enodia_kv_fetches_total: worker.counter("Texts asked of another rank; skipped = computing is sooner.", { result: kvFetched }),
   enodia_kv_fetch_blocks_total: worker.counter("Their blocks of 64 positions, by whether they came.", { result: ["fetched", "missing"] }),
   enodia_kv_fetch_bytes_total: worker.counter("Bytes of keys and values received from other ranks."),
   enodia_kv_fetch_duration_seconds: worker.histogram("From asking for keys and values to the last of them.", moving),
   enodia_kv_served_bytes_total: worker.counter("Bytes of keys and values sent to other ranks."),
+  enodia_kv_tier_blocks_total: worker.counter("Blocks of keys and values kept beside the KV pool.", { tier, result: kvTiered }),
+  enodia_kv_tier_bytes_total: worker.counter("Bytes that went out to a tier and back.", { tier, direction: ["out", "back"] }),
+  enodia_kv_tier_seconds_total: worker.counter("Time that took.", { tier, direction: ["out", "back"] }),
+  enodia_kv_tier_held_bytes: worker.gauge("Bytes of keys and values that a tier holds.", { tier }),
+  enodia_kv_swapped_tokens_total: worker.counter("Positions of preempted requests that came back from memory."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase: stepKinds }),
-  enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", {
-    phase: stepKinds,
-  }),
-  enodia_worker_kv_slots: worker.gauge("KV slots by state; cached slots keep a finished prefix and are free to take.", {
-    state: ["used", "cached", "free"],
-  }),
-  enodia_worker_kv_blocks: worker.gauge("Blocks of KV memory by state; cached blocks keep a prefix and are free to take.", {
-    state: ["used", "cached", "free"],
+  enodia_worker_step_wait_seconds_total: worker.counter("Time in which steps only waited for rows of other ranks.", { phase: stepKinds }),
+  enodia_worker_kv_slots: worker.gauge("KV slots by state; cached ones keep a prefix and are free to take.", { state: kvState }),
+  enodia_worker_kv_blocks: worker.gauge("Blocks of KV memory by state; cached ones keep a prefix and are free to take.", {
+    state: kvState,
   }),
   enodia_worker_memory_bytes: worker.gauge("Memory the worker holds, by what it is for.", { kind: ["dense", "kv", "experts", "staging"] }),
 

@@ -8,6 +8,7 @@ import { experts } from "./experts-spec.ts";
 import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls, unknownFields } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { gatewayRoute } from "./gateway-route.ts";
+import { kvOffload } from "./kv-offload.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
@@ -175,6 +176,7 @@ const runtime = z
       description:
         "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; of GPUs not all have q8_0. When not given: what the device is fastest with, which on a processor is f32 and on a GPU f16.",
     }),
+    kvOffload,
     maxBatchTokens: z.int32().min(16).max(4096).optional().meta({
       description:
         "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do. When not given: 2048 on a GPU with memory of its own that attends in one operation, else 256.",

@@ -5,6 +5,7 @@ import { labels, paths, ports } from "./common.ts";
 import { defaultPrefetch, prefetchModes } from "./experts-spec.ts";
 import { gatewayClient } from "./gateway-access.ts";
 import { gatewayJwt } from "./gateway-jwt.ts";
+import { offloadBytes } from "./kv-offload.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "./moe-deployment.ts";
 import {
   backendChoices,
@@ -116,6 +117,16 @@ export const workerProcess = {
     return kvPool === undefined ? "0" : String(parseQuantity(kvPool, "spec.runtime.kvPool"));
   }),
   kvType: rendered("ENODIA_KV_TYPE", optional(z.enum(kvTypes)), ({ deployment }) => deployment.spec.runtime.kvType),
+  /** Host memory for keys and values that leave the pool, and the disk behind it; 0 = none. */
+  kvOffloadBytes: rendered("ENODIA_KV_OFFLOAD_BYTES", bytes.default(0), ({ deployment }) => {
+    const kept = offloadBytes(deployment.spec.runtime);
+    return kept === 0 ? undefined : String(kept);
+  }),
+  kvDiskBytes: rendered("ENODIA_KV_DISK_BYTES", bytes.default(0), ({ deployment }) => {
+    const { disk } = deployment.spec.runtime.kvOffload ?? {};
+    return disk === undefined ? undefined : String(parseQuantity(disk, "spec.runtime.kvOffload.disk"));
+  }),
+  kvDiskDir: leftToTemplate("ENODIA_KV_DISK_DIR", path.default(paths.kvDisk)),
   maxBatchTokens: rendered("ENODIA_MAX_BATCH_TOKENS", optional(whole(16, 4096)), ({ deployment }) =>
     deployment.spec.runtime.maxBatchTokens?.toString(),
   ),

@@ -55,6 +55,8 @@ const chosen: Record<string, unknown> = {
   "runtime.kvPool": "7Mi",
   "runtime.deviceExpertMemory": "7Mi",
   "runtime.deviceDenseMemory": "7Mi",
+  "runtime.kvOffload.memory": "7Mi",
+  "runtime.kvOffload.disk": "7Mi",
   "runtime.decodeWait": "70ms",
   "runtimeImage.image": "enodia/runtime:other",
   "rolloutStrategy.maxSurge": 2,
@@ -238,6 +240,7 @@ const bases: Readonly<Record<string, object>> = {
   "scheduling.topology.key": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "scheduling.topology.mode": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
+  "runtime.kvOffload.disk": { runtime: { kvOffload: { memory: "3Mi" } } },
   "gateway.jwt.issuer": { gateway: tokens },
   "gateway.jwt.audience": { gateway: tokens },
 };
@@ -252,6 +255,7 @@ const edits = Object.entries(changes).map(([path, value]) => {
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };
   if (path.startsWith("elasticity.autoscale."))
     change.elasticity.autoscale = { ...withAutoscale.elasticity.autoscale, ...change.elasticity.autoscale };
+  if (path.endsWith("kvOffload.disk")) change.runtime.kvOffload.memory = "3Mi";
   if (path.endsWith(".minRequests")) change.rolloutStrategy.canary.analysis.latencyPercent = 100;
   return { path, base: bases[path] ?? (beside[path] ? { gateway: beside[path] } : {}), change };
 });

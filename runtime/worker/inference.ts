@@ -33,8 +33,8 @@ export interface GenerateOptions {
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
   readonly answers: KeptAnswers;
-  /** See KvFetch.bring. */
-  readonly bringKv?: ((text: KvText, rank: number, signal: AbortSignal) => Promise<void>) | undefined;
+  /** Brings what is missing of a text from elsewhere; `rank`: one that may have it. */
+  readonly bringKv?: ((text: KvText, rank: number | undefined, signal: AbortSignal) => Promise<void> | undefined) | undefined;
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
@@ -146,8 +146,8 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   let result: Result = "error";
   // Log-probabilities of a prompt come with all of its rows.
   const { prompt, replay, kvRank, cacheSalt } = request;
-  const bring = kvRank === undefined || request.promptLogprobs ? undefined : options.bringKv;
-  const after = bring?.({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt }, kvRank ?? 0, run.signal);
+  const text = { tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt };
+  const after = request.promptLogprobs ? undefined : options.bringKv?.(text, kvRank, run.signal);
   const events = options.engine.generate({
     prompt,
     replay,

@@ -1,7 +1,7 @@
 // A worker's numbers for its status and for Prometheus.
 import { type PredictorName, prefetchResults } from "../../crds/names.ts";
 import { stepKinds } from "../../crds/telemetry.ts";
-import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
+import type { Engine, EngineInfo, EngineStats, KvTierStats } from "../engine/engine.ts";
 import type { Misses } from "../experts/on-demand.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Prefetched } from "../experts/prefetch-loads.ts";
@@ -104,9 +104,23 @@ function countPrefetched(metrics: Metrics<"worker">, predictor: PredictorName, n
   return now;
 }
 
+function countKvHost(metrics: Metrics<"worker">, now: KvTierStats, before: KvTierStats | undefined): void {
+  const tier = "memory";
+  for (const result of ["stored", "found", "dropped"] as const)
+    metrics.add("enodia_kv_tier_blocks_total", now[result] - (before?.[result] ?? 0), { tier, result });
+  for (const direction of ["out", "back"] as const) {
+    const [{ bytes, seconds }, last = { bytes: 0, seconds: 0 }] = [now[direction], before?.[direction]];
+    metrics.add("enodia_kv_tier_bytes_total", bytes - last.bytes, { tier, direction });
+    metrics.add("enodia_kv_tier_seconds_total", seconds - last.seconds, { tier, direction });
+  }
+  metrics.set("enodia_kv_tier_held_bytes", now.heldBytes, { tier });
+  metrics.add("enodia_kv_swapped_tokens_total", now.swappedTokens - (before?.swappedTokens ?? 0));
+}
+
 function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {
   metrics.add("enodia_worker_tokens_total", now.prefillTokens - (before?.prefillTokens ?? 0), { phase: "prefill" });
   metrics.add("enodia_worker_tokens_total", now.decodeTokens - (before?.decodeTokens ?? 0), { phase: "decode" });
+  if (now.kvHost !== undefined) countKvHost(metrics, now.kvHost, before?.kvHost);
   metrics.add("enodia_worker_preemptions_total", now.preemptions - (before?.preemptions ?? 0));
   const accepted = now.accepted - (before?.accepted ?? 0);
   metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });

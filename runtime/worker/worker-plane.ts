@@ -21,6 +21,8 @@ import type { ModelStore } from "../weights/store.ts";
 import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { asWorker, createWorkerExperts, type OnDemandSocket, type WorkerExperts } from "./experts.ts";
+import type { GenerateOptions } from "./inference.ts";
+import type { KvDisk } from "./kv-disk.ts";
 import { KvFetch } from "./kv-fetch.ts";
 import { KvSource } from "./kv-source.ts";
 import { Leaving } from "./leaving.ts";
@@ -28,6 +30,8 @@ import type { PlanKeeper } from "./plan-keeper.ts";
 import { ServiceRecord } from "./service-record.ts";
 import { watchVitals } from "./worker-metrics.ts";
 import { publishLoad } from "./worker-telemetry.ts";
+
+type BringKv = NonNullable<GenerateOptions["bringKv"]>;
 
 export interface PlaneOptions {
   readonly identity: Identity;
@@ -46,6 +50,7 @@ export interface PlaneOptions {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly onDemand: OnDemandSocket;
+  readonly kvDisk?: KvDisk | undefined;
   readonly budgetBytes: number;
   readonly oversubscribed?: boolean;
   /** See ExpertsOptions. */
@@ -81,8 +86,8 @@ export interface WorkerPlane {
   readonly leaving: Leaving;
   readonly record: ServiceRecord;
   readonly vitals: () => WorkerVitals;
-  /** Undefined for an engine whose keys and values stay. */
-  readonly bringKv: KvFetch["bring"] | undefined;
+  /** From the disk, then from a rank that may have more; undefined for an engine whose keys and values stay. */
+  readonly bringKv: BringKv | undefined;
   caller(call: Caller): PeerIdentity;
   openConnections(host: string, port: number): Promise<void>;
   serve(server: GrpcServer): void;
@@ -189,11 +194,16 @@ interface KvParts {
   readonly caller: WorkerPlane["caller"];
 }
 
-function kvOf(kv: EngineKv, { options: { metrics, log }, experts: { peers, pace }, caller }: KvParts) {
+function kvOf(kv: EngineKv, { options: { metrics, log, kvDisk }, experts: { peers, pace }, caller }: KvParts) {
   const authorize = (call: Caller) => void asWorker(caller(call));
   const onServed = (bytes: number) => metrics.add("enodia_kv_served_bytes_total", bytes);
   const fetch = new KvFetch({ kv, peers, pace, metrics, log });
-  return { source: new KvSource({ kv, pace, authorize, onServed }), bring: fetch.bring.bind(fetch) };
+  const read: EngineKv["read"] = async (block) => (await kv.read(block)) ?? kvDisk?.read(block);
+  const bring: BringKv = (text, rank, signal) => {
+    const ofPeer = async (): Promise<void> => (rank === undefined ? undefined : fetch.bring(text, rank, signal));
+    return kvDisk?.bring(text, signal).then(ofPeer) ?? (rank === undefined ? undefined : ofPeer());
+  };
+  return { source: new KvSource({ kv: { read }, pace, authorize, onServed }), bring };
 }
 
 /** Milliseconds. */

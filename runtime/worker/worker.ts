@@ -33,6 +33,7 @@ import { OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { KeptAnswers } from "./kept-answers.ts";
+import { KvDisk } from "./kv-disk.ts";
 import { createWorkerPlane, type WorkerPlane } from "./worker-plane.ts";
 import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
@@ -138,8 +139,10 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   );
   if (info.warning !== undefined) log.warn({ device: info.device }, info.warning);
 
-  const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
-  const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, budgetBytes }, opened);
+  const kvDisk = await openKvDisk(base, engine);
+  opened.defer(() => kvDisk?.close());
+  const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, { ...info, kvBytes: info.kvBytes + options.kvOffloadBytes });
+  const running = await serve(base, { store, remoteModel, text, engine, info, onDemand, kvDisk, budgetBytes }, opened);
   health.ready("start");
   const all = opened.move();
   let closed: Promise<void> | undefined;
@@ -171,7 +174,8 @@ const engineOptionsOf = (options: WorkerOptions, onDemand: OnDemandSocket): Engi
   prefetch: predictorOf(options),
   kvPoolBytes: options.kvPoolBytes,
   prefillParallelism: options.prefillParallelism,
-  memory: rankMemory(options.expertBudgetBytes),
+  memory: { ...rankMemory(options.expertBudgetBytes), offloadBytes: options.kvOffloadBytes },
+  kvOffloadBytes: options.kvOffloadBytes,
   maxContext: options.maxContext,
   limits: {
     ...(options.maxBatchTokens === undefined ? {} : { maxBatchTokens: options.maxBatchTokens }),
@@ -218,6 +222,20 @@ async function openRemoteModel({ options, health, log }: Base, weightServer: Wei
   return { weightServer, kept };
 }
 
+/** Undefined without a disk tier; a folder that refuses costs a warning. */
+async function openKvDisk({ options, metrics, log }: Base, engine: Engine): Promise<KvDisk | undefined> {
+  const { kvOffloadBytes, kvDiskBytes: bytes, kvDiskDir: dir } = options;
+  if (kvOffloadBytes === 0 || bytes === 0 || engine.kv === undefined) return undefined;
+  try {
+    return await KvDisk.open({ dir, bytes, info: engine.describe(), kv: engine.kv, metrics, log });
+  } catch (caught) {
+    const error = AppError.from(caught);
+    if (error.code === "KvOffloadTooSmall") throw error;
+    log.warn({ err: error, dir }, "keys and values are kept in memory alone");
+    return undefined;
+  }
+}
+
 interface Model {
   readonly store: ModelStore;
   readonly remoteModel: RemoteModel | undefined;
@@ -225,12 +243,13 @@ interface Model {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly onDemand: OnDemandSocket;
+  readonly kvDisk: KvDisk | undefined;
   readonly budgetBytes: number;
 }
 
 async function serve(base: Base, model: Model, opened: AsyncDisposableStack) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
-  const { store, remoteModel, text, engine, info, onDemand, budgetBytes } = model;
+  const { store, remoteModel, text, engine, info, onDemand, kvDisk, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
     identity,
@@ -246,6 +265,7 @@ async function serve(base: Base, model: Model, opened: AsyncDisposableStack) {
     engine,
     info,
     onDemand,
+    kvDisk,
     budgetBytes,
     oversubscribed: options.oversubscription === "Allow",
     predictor: predictorOf(options),

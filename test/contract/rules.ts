@@ -149,6 +149,8 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.runtime.kvPool", { runtime: { kvPool: "0" } }),
   deployment(".spec.runtime.deviceExpertMemory", { runtime: { deviceExpertMemory: "0" } }),
   deployment(".spec.runtime.deviceDenseMemory", { runtime: { deviceDenseMemory: "0" } }),
+  deployment(".spec.runtime.kvOffload.memory", { runtime: { kvOffload: { memory: "0" } } }),
+  deployment(".spec.runtime.kvOffload.disk", { runtime: { kvOffload: { memory: "1Gi", disk: "0Gi" } } }),
   deployment(".spec.runtime.decodeWait", { runtime: { decodeWait: "0ms" } }),
   deployment(".spec.runtimeImage", { runtimeImage: { rollout: "Auto", image: "enodia/runtime:1" } }),
   deployment(".spec.rolloutStrategy", { rolloutStrategy: { maxSurge: 0, maxUnavailable: 0 } }),

@@ -146,7 +146,7 @@ export class KvRank {
         ...{ engine, deploymentUid, caller: plane.caller, metrics, record: plane.record, tracing: tracingOff, log: silentLog },
         ...{ answers: new KeptAnswers(() => performance.now()), kvUse: () => undefined, notReady: () => undefined },
         refuses: () => plane.leaving.refuses(),
-        bringKv: (text, from, signal) => this.#bring(plane, text, from, signal),
+        bringKv: (text, from, signal) => (from === undefined ? undefined : this.#bring(plane, text, from, signal)),
         onGap: (ms) => plane.experts.pace.token(ms),
       }),
     );

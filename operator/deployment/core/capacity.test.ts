@@ -43,6 +43,15 @@ test("the container's limit counts experts of a device's rank where they lie in 
   assert.deepEqual(limitRefusals(of("12Gi"), 2 ** 31), []);
 });
 
+test("memory of kvOffload counts in the container's limit, beside the experts or alone", () => {
+  const of = (memory: string, experts = {}) => deployment({ experts, runtime: { backend: "cpu", kvOffload: { memory } } }).spec;
+  assert.match(limitRefusals(of("1Gi"), 2 ** 30)[0]?.message ?? "", /kvOffload\.memory 1Gi .* lower kvOffload\.memory/);
+  assert.deepEqual(limitRefusals(of("512Mi"), 2 ** 30), []);
+  const [refusal] = memoryRefusals(of("512Mi", { memoryPerRank: 512 * Mi }), model, 1, 2 ** 30);
+  assert.match(refusal?.message ?? "", /kvOffload\.memory 512Mi/);
+  assert.equal(rankFloor(of("512Mi"), model, 518 * Mi), undefined);
+});
+
 test("no floor where a rank's memory is not known, or holds no expert", () => {
   assert.equal(rankFloor(deployment().spec, model, undefined), undefined);
   assert.equal(rankFloor(deployment({ experts: { memoryPerRank: Mi } }).spec, model, undefined), undefined);

@@ -1,5 +1,6 @@
 // What a deployment's memory allows: concurrent requests, and the least number of ranks. Pure.
 import { usesDeviceMemory } from "../../../crds/backends.ts";
+import { offloadBytes } from "../../../crds/kv-offload.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
@@ -52,7 +53,9 @@ export interface Fit {
 /** Undefined when neither the spec nor a limit sets it. */
 export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): number | undefined {
   if (spec.experts.memoryPerRank !== undefined) return parseQuantity(spec.experts.memoryPerRank, "spec.experts.memoryPerRank");
-  return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
+  return limitBytes === undefined
+    ? undefined
+    : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes - offloadBytes(spec.runtime));
 }
 
 /** One replica of every expert, each rank less its staging slot. Exact for equal sizes. With oversubscription, what a token needs of a layer. */
@@ -96,6 +99,13 @@ function leastRanks(model: ModelView, perRank: number, { experts }: Pick<MoEDepl
 /** What no rank can start with, known before there is one. The limit does not count the memory of a device, and only a rank knows what Auto takes. */
 export function limitRefusals(spec: MoEDeploymentSpec, limitBytes: number | undefined): Refusal[] {
   const { experts, runtime } = spec;
+  const kept = offloadBytes(runtime);
+  if (kept > 0 && limitBytes !== undefined && kept + processBytes > limitBytes) {
+    const message =
+      `spec.runtime.kvOffload.memory ${formatBytes(kept)} + ${formatBytes(processBytes)} is above the memory limit ${formatBytes(limitBytes)} ` +
+      "of the container runtime: raise the limit, or lower kvOffload.memory";
+    return [{ reason: "InsufficientMemoryLimit", message }];
+  }
   const mayUseDevice = runtime.deviceExpertMemory === undefined && (usesDeviceMemory(runtime.backend) || runtime.backend === "Auto");
   if (experts.memoryPerRank === undefined || limitBytes === undefined || mayUseDevice) return [];
   const budget = parseQuantity(experts.memoryPerRank, "spec.experts.memoryPerRank");
@@ -120,7 +130,11 @@ export function memoryRefusals(
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
   const onDevice = model.backends.every(usesDeviceMemory);
   if (onDevice && spec.runtime.deviceExpertMemory === undefined) return []; // the container's limit does not count device memory
-  const beside = onDevice ? [] : [["dense part", model.denseBytes] as const, ["kvPool", model.kvBytes] as const];
+  const kept = offloadBytes(spec.runtime);
+  const beside = [
+    ...(onDevice ? [] : [["dense part", model.denseBytes] as const, ["kvPool", model.kvBytes] as const]),
+    ...(kept > 0 ? [["kvOffload.memory", kept] as const] : []),
+  ];
   const need = budget + beside.reduce((total, [, bytes]) => total + bytes, 0) + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [

@@ -37,7 +37,15 @@ const env = (container: any, by = settings): Record<string, string> =>
 const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio: 0.5 };
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
-  runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi", deviceExpertMemory: "12Mi", deviceDenseMemory: "9Mi" },
+  runtime: {
+    backend: "cpu",
+    expertCodec: "f32",
+    maxContext: 512,
+    kvPool: "64Mi",
+    deviceExpertMemory: "12Mi",
+    deviceDenseMemory: "9Mi",
+    kvOffload: { memory: "2Mi", disk: "4Mi" },
+  },
   experts: { oversubscription: "Allow", prefetch: "NextGate", memoryPerRank: "1Gi", minGatePercent: 30 },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
@@ -99,6 +107,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     prefillParallelism: 1,
     ...{ deviceExpertBytes: 12 * Mi, deviceDenseBytes: 9 * Mi },
+    ...{ kvOffloadBytes: 2 * Mi, kvDiskBytes: 4 * Mi, kvDiskDir: "/var/cache/enodia/kv" },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
     modelDir: "/models/a/b",
@@ -139,6 +148,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ kvType: undefined, maxBatchTokens: undefined, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     prefillParallelism: 1,
     ...{ deviceExpertBytes: undefined, deviceDenseBytes: undefined },
+    ...{ kvOffloadBytes: 0, kvDiskBytes: 0, kvDiskDir: "/var/cache/enodia/kv" },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     modelDir: "/models/moe",
     oversubscription: "Never",
@@ -159,6 +169,18 @@ test("pods keep to the restricted Pod Security level and hold no API token", () 
     for (const container of spec.containers) assert.equal(container.securityContext.readOnlyRootFilesystem, true);
     assert.ok(spec.containers[0].volumeMounts.filter((mount: any) => mount.name !== "tmp").every((mount: any) => mount.readOnly));
   }
+});
+
+test("the disk of kvOffload is a volume of its size, which the scheduler counts unless the template limits it", () => {
+  const podOf = (resources?: object, kvOffload: object = { memory: "1Gi", disk: "4Gi" }) =>
+    worker({ runtime: { kvOffload }, podTemplate: { spec: { containers: [{ name: "runtime", resources }] } } }).spec;
+  const asked = podOf({ requests: { cpu: "2" }, limits: { memory: "9Gi" } });
+  assert.deepEqual(asked.volumes.at(-1), { name: "kv", emptyDir: { sizeLimit: "4Gi" } });
+  assert.deepEqual(asked.containers[0].volumeMounts.at(-1), { name: "kv", mountPath: "/var/cache/enodia/kv" });
+  assert.deepEqual(asked.containers[0].resources, { requests: { "ephemeral-storage": "4Gi", cpu: "2" }, limits: { memory: "9Gi" } });
+  const limits = { "ephemeral-storage": "8Gi" };
+  assert.deepEqual(podOf({ limits }).containers[0].resources, { limits });
+  assert.doesNotMatch(JSON.stringify(podOf({}, { memory: "1Gi" })), /ephemeral-storage|enodia\/kv/);
 });
 
 test("a worker mounts no Secret that its spec names but through the operator's copy", () => {
@@ -214,6 +236,7 @@ test("hashes are those of the releases before", () => {
   delete complete.runtime.deviceExpertMemory;
   delete complete.runtime.deviceDenseMemory;
   delete complete.runtime.prefillParallelism;
+  delete complete.runtime.kvOffload;
   delete complete.experts.prefetch;
   delete complete.gateway.jwt;
   delete complete.gateway.unknownFields;

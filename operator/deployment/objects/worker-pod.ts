@@ -33,7 +33,7 @@ export interface WorkerTemplate extends RenderedPod {
 export function workerTemplate(context: RenderContext): WorkerTemplate & { readonly refusals: readonly Refusal[] } {
   const { deployment, settings } = context;
   const merged = mergePodTemplate(basePod(context), deployment.spec.podTemplate, workerKind);
-  const { pod, refusals } = placed(merged.pod, deployment);
+  const { pod, refusals } = placed(withDisk(merged.pod, deployment.spec), deployment);
   return {
     pod,
     hash: workerHash(deployment, settings.runtimeImage, context.weightServer !== undefined),
@@ -46,6 +46,8 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
 export const mountsClaim = ({ pod }: RenderedPod): boolean =>
   pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
 
+const ephemeral = "ephemeral-storage";
+const kvDisk = "kv";
 const fields = z.record(z.string(), z.unknown());
 /** The hash is stored, since pods were made with it. */
 export const storedPod = z.object({
@@ -89,6 +91,16 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   };
 }
 
+/** The scheduler counts the disk of kvOffload, unless the template has a limit for it. */
+function withDisk(pod: PodShape, { runtime: { kvOffload } }: MoEDeploymentSpec): PodShape {
+  const request = (container: PodShape["spec"]["containers"][number]) => {
+    const resources = (container.resources ?? {}) as { requests?: Record<string, unknown>; limits?: Record<string, unknown> };
+    if (container.name !== workerKind.container || resources.limits?.[ephemeral] !== undefined) return container;
+    return { ...container, resources: { ...resources, requests: { [ephemeral]: kvOffload?.disk, ...resources.requests } } };
+  };
+  return kvOffload?.disk === undefined ? pod : { ...pod, spec: { ...pod.spec, containers: pod.spec.containers.map(request) } };
+}
+
 function memoryLimit(pod: PodShape): number | undefined {
   const runtime = pod.spec.containers.find((container) => container.name === workerKind.container);
   const limit = (runtime?.resources as { limits?: { memory?: unknown } } | undefined)?.limits?.memory;
@@ -104,6 +116,7 @@ function basePod(context: RenderContext): PodShape {
   const { deployment, settings } = context;
   const { name } = deployment.metadata;
   const placeAnnotation = { [annotations.modelPlace]: modelText(modelPlace(deployment.spec)) };
+  const { disk } = deployment.spec.runtime.kvOffload ?? {};
   const mount = context.weightServer ? { name: modelMount.name, mountPath: modelMount.mountPath } : modelMount;
   return {
     labels: objectLabels(name, "worker"),
@@ -131,10 +144,20 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [...commonMounts(), mount, { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
+          volumeMounts: [
+            ...commonMounts(),
+            mount,
+            { name: "telemetry", mountPath: paths.telemetry, readOnly: true },
+            ...(disk === undefined ? [] : [{ name: kvDisk, mountPath: paths.kvDisk }]),
+          ],
         },
       ],
-      volumes: [...commonVolumes(""), modelVolumeOf(context), telemetryVolume(name)],
+      volumes: [
+        ...commonVolumes(""),
+        modelVolumeOf(context),
+        telemetryVolume(name),
+        ...(disk === undefined ? [] : [{ name: kvDisk, emptyDir: { sizeLimit: disk } }]),
+      ],
     },
   };
 }

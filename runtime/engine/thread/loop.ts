@@ -4,7 +4,7 @@ import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
 import { predictors } from "../../experts/prefetch/index.ts";
 import { splitBlock } from "../../kernels/head-groups.ts";
-import type { ExpectedExperts, PeerCounts } from "../api.ts";
+import type { ExpectedExperts, GenerateEvent, PeerCounts } from "../api.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
 import { FrameScheduler } from "../pass/frame-scheduler.ts";
@@ -63,8 +63,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const [boundary, routing] = [new StepBoundary(), new Routing()];
   const measured = { counter: new LoadCounter(info, options.oversubscribed), times: new StepTimes() };
   const isExact = backend.numericClass === "exact";
-  const asked = limitsOn(backend.takesManyRows(program), options.limits);
-  const limits = backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
+  const limits = limitsOf(model, options);
   const offload = offloadOf(model, options, { now, send });
   const ledger = new SlotLedger(pool, prefixIds(info.modelDigest, info.numerics), offload);
   const batcher = new Batcher(pool, ledger, limits, isExact ? program.layers.length : 1);
@@ -72,13 +71,19 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const inbox = new FrameInbox(experts, now, new RanksInStep(program.layers.flatMap(({ kind }, layer) => (kind === "moe" ? [layer] : []))));
   const onDemand = new OnDemandCalls(send, () => measured.counter.takeUses());
   const ways = { serve: inbox.serve.bind(inbox), onDemand: onDemand.run.bind(onDemand) };
-  const report = (counts: PeerCounts): void => send({ type: "connections", counts });
   const { oversubscribed, minGatePercent = 0 } = options;
   const areMine = (layer: number, experts: readonly number[]): boolean =>
     experts.every((expert) => routing.table.hostsOf(layer, expert).includes(routing.rank));
   const loads = oversubscribed ? areMine : undefined;
   const divided = dividedHeads(model, options, experts);
-  const connections = new PeerConnections({ model, ...ways, ...divided?.host, loads, onFrames: inbox.announce.bind(inbox), report });
+  const connections = new PeerConnections({
+    model,
+    ...ways,
+    ...divided?.host,
+    loads,
+    onFrames: inbox.announce.bind(inbox),
+    report: (counts) => send({ type: "connections", counts }),
+  });
   const outbound = new Outbound({ connections, ...ways, loads, serve: inbox.serveOwn.bind(inbox) });
   const scheduler = new FrameScheduler({
     ...{ experts, inbox, now, oversubscribed, yieldProcessor, takeMessages: drain },
@@ -87,16 +92,12 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     prefillLock: backend.hasPrefillQueue ? experts.prefillLock : undefined,
     pendingAnswers: () => outbound.pending,
   });
-  const head = new Head(model.head, program, experts.lock);
-  const prompts = new PromptLogprobs({
-    ...{ head, vocab: program.vocab, between: () => scheduler.betweenGraphs() },
-    tell: (id, event) => send({ type: "events", notices: [{ id, event }] }),
-  });
+  const { head, prompts } = headOf(model, { experts, scheduler, send });
   const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
   const hosts = new RequestHosts((layer, expert) => routing.table.hostsOf(layer, expert));
   const requests = new Requests({ hosts, model, batcher, languages, prompts, boundary, send });
   const serves = (layer: number, expert: number): boolean => areMine(layer, [expert]);
-  const prefetch = prefetchOf(model, options, { experts, counter: measured.counter, serves, send });
+  const prefetch = prefetchOf(model, options, { experts, ...measured, serves, send });
   const tools = {
     ...{ ...measured, program, embed, blocks, experts, scheduler, prefetch, passed: tellPassed(now, send) },
     ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
@@ -104,30 +105,16 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
     ...(minGatePercent > 0 ? { minGatePercent } : { ranges: rangesOf(model, experts) }),
   };
   const spread = divided?.spreadOver(connections, scheduler);
-  const steps = new Steps({
-    hosts,
-    model,
-    batcher,
-    connections,
-    languages,
-    requests,
-    scheduler,
-    spread,
-    head,
-    prompts,
-    tools,
-    send,
-    offload,
-  });
+  const serving = { batcher, connections, requests, send, offload };
+  const steps = new Steps({ ...serving, hosts, model, languages, scheduler, spread, head, prompts, tools });
   const run = async (step: Step): Promise<void> => {
     requests.flush();
     await steps.run(step);
     requests.flush();
     await macrotask(); // lets messages, loads and replies in
   };
-  const change = steps.change.bind(steps);
-  const isBusy = (): boolean => batcher.slotsUsed > 0;
-  const transfers = new KvTransfers({ ledger, kv: model.kv, boundary, change, tokenMs: () => steps.promptTokenMs, offload, isBusy });
+  const pace = { tokenMs: () => steps.promptTokenMs, isBusy: () => batcher.slotsUsed > 0 };
+  const transfers = new KvTransfers({ ...pace, ledger, kv: model.kv, boundary, change: steps.change.bind(steps), offload });
   const interleaver = new Interleaver({ batcher, run, move: () => transfers.next(), waitMs: limits.decodeWaitMs, now });
   const mixed = (): Promise<void> | undefined => {
     const step = batcher.next(rowsTravel(routing, program.layers));
@@ -135,9 +122,22 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   };
   if (isExact) scheduler.between = () => interleaver.between();
   const next = isExact ? () => interleaver.next() : mixed;
-  const serving = { experts, inbox, connections, outbound, onDemand, routing };
-  const calls = new Calls({ ...serving, batcher, boundary, requests, steps, transfers, offload, measured, send });
+  const calls = new Calls({ ...serving, experts, inbox, outbound, onDemand, routing, boundary, steps, transfers, measured });
   return { batcher, boundary, calls, connections, divided, languages, next, onDemand, requests, scheduler, transfers };
+}
+
+function limitsOf({ backend, program }: OpenModel, { limits }: ThreadOptions) {
+  const asked = limitsOn(backend.takesManyRows(program), limits);
+  return backend.prefillEqualsDecode ? asked : { ...asked, draftTokens: 0 };
+}
+
+type HeadParts = { readonly experts: ExpertTable; readonly scheduler: FrameScheduler; readonly send: Mailbox["send"] };
+
+function headOf(model: OpenModel, { experts, scheduler, send }: HeadParts) {
+  const head = new Head(model.head, model.program, experts.lock);
+  const between = () => scheduler.betweenGraphs();
+  const tell = (id: string, event: GenerateEvent): void => send({ type: "events", notices: [{ id, event }] });
+  return { head, prompts: new PromptLogprobs({ head, vocab: model.program.vocab, between, tell }) };
 }
 
 /** Undefined where heads of prompts stay on their rank: nobody asked, or bits or blocks do not allow it. */
