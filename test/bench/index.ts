@@ -153,6 +153,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: ["--store DIR    model store with experts as f32 or source (default: the upcycled SmolLM2, made on first use)"],
     load: async () => (await import("./kv.ts")).kvBench,
   },
+  resume: {
+    summary: "first token of a text whose keys and values left the attention cache: computed again, from host memory, from the disk",
+    options: [...engineOptions, "--tokens N     of the text (default 1500)"],
+    load: async () => (await import("./resume.ts")).resumeBench,
+  },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
   gateway: {
     summary: "CPU of the gateway per streamed token, beside a bare HTTP server that writes the same events",

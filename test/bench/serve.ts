@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../crds/names.ts";
-import { createEngine, type Engine, type EngineInfo, type OnDemandExperts } from "../../runtime/engine/engine.ts";
+import { createEngine, type Engine, type EngineInfo, type EngineOptions, type OnDemandExperts } from "../../runtime/engine/engine.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { codecsOf, type ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
@@ -110,6 +110,8 @@ interface Setting {
   readonly more?: number;
   /** Unset: there are no other ranks. */
   readonly onDemand?: OnDemandExperts;
+  /** Unset: a pool of 1 GiB, and nothing behind it. */
+  readonly kv?: Pick<EngineOptions, "kvPoolBytes" | "kvOffloadBytes">;
 }
 
 const nobody: OnDemandExperts = { run: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
@@ -128,13 +130,13 @@ export const expertBytesOf = ({ codecs }: ModelStore["index"], codec: CodecName)
 /** An engine with all experts loaded; undefined where its device is one of `unless`. */
 export async function openEngine(
   { storeDir, codec, backend }: Asked,
-  { threads, maxContext, unless = [], more = 0, onDemand = nobody }: Setting,
+  { threads, maxContext, unless = [], more = 0, onDemand = nobody, kv = { kvPoolBytes: 1024 ** 3 } }: Setting,
 ): Promise<EngineUnderTest | undefined> {
   const start = performance.now();
   const store = await openStore(storeDir);
   const bytes = expertBytesOf(store.index, codec) + store.denseBytes(codecFor(codec).denseBits);
   checkMemory((1 + more) * bytes, `${1 + more} engines (--threads N opens one)`);
-  const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, onDemand });
+  const engine = await createEngine({ storeDir, backend, codec, ...kv, maxContext, threads, onDemand });
   const info = engine.describe();
   if (unless.includes(info.device)) {
     await store.close();
