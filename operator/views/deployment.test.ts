@@ -83,8 +83,9 @@ test("requests at once and the least ranks are shown with their arithmetic", () 
 test("a worker is expected to take what the operator leaves for its process beside what is resident, and the help says so", () => {
   assert.equal(expectedMemory({ hostedBytes: 0 }), processBytes);
   assert.equal(expectedMemory({ hostedBytes: 1000, denseBytes: 200, kvBytes: 300 }), 1725 + 400_000_000);
+  assert.equal(expectedMemory({ hostedBytes: 1000, denseBytes: 200, kvBytes: 300 }, 1000), 2875 + 400_000_000);
   assert.equal(expectedMemory({ denseBytes: 200 }), undefined, "not known before the rank tells what it holds");
-  assert.equal(expectedMemoryFormula, "1.15 x (dense part + KV pool + EXPERTS) + 400 MB");
+  assert.equal(expectedMemoryFormula, "1.15 x (dense part + KV pool + kvOffload + EXPERTS) + 400 MB");
 });
 
 const marks = { labels: { "enodia.dev/green-of": "moe" } };

@@ -16,11 +16,11 @@ type Reported = NonNullable<ExpertPlacement["status"]["ranks"]>[number];
 
 /** Buffers and fragmentation beside resident bytes. */
 const residentFactor = 1.15;
-export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
+export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + kvOffload + EXPERTS) + ${processBytes / 1e6} MB`;
 
-export function expectedMemory({ hostedBytes, denseBytes = 0, kvBytes = 0 }: Partial<Reported>): number | undefined {
+export function expectedMemory({ hostedBytes, denseBytes = 0, kvBytes = 0 }: Partial<Reported>, offloadBytes = 0): number | undefined {
   if (hostedBytes === undefined) return undefined;
-  return Math.round((hostedBytes + denseBytes + kvBytes) * residentFactor) + processBytes;
+  return Math.round((hostedBytes + denseBytes + kvBytes + offloadBytes) * residentFactor) + processBytes;
 }
 
 /** Where memory holds all that ranks serve, only the first is known. */
@@ -28,14 +28,15 @@ export const loadsOf = ({ hostedBytes, servedBytes, predictedLoadBytes, measured
   return { hostedBytes, servedBytes, predictedLoadBytes, measuredLoadBytes };
 };
 
-export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = []) {
+/** `offloadBytes`: of runtime.kvOffload.memory. */
+export function rankStates<P extends RankPod>(pods: readonly P[], reported: readonly Reported[] = [], offloadBytes = 0) {
   const byRank = new Map(reported.map((one) => [one.rank, one]));
   return pods.map((pod) => {
     const report: Partial<Reported> = byRank.get(pod.rank) ?? {};
     const { epoch, loadPercent, speedPercent, budgetBytes } = report;
     const state = pod.state === "Running" ? (report.state ?? pod.state) : pod.state;
     // The expected memory is undefined until the rank has reported.
-    const memory = { budgetBytes, ...loadsOf(report), memoryExpectedBytes: expectedMemory(report) };
+    const memory = { budgetBytes, ...loadsOf(report), memoryExpectedBytes: expectedMemory(report, offloadBytes) };
     return { ...pod, state, epoch, loadPercent, speedPercent, ...memory };
   });
 }

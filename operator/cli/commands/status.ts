@@ -1,6 +1,7 @@
 // `enodia status`: reads deployments and jobs and prints findings and states; for a named deployment also its ranks.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
+import { offloadBytes } from "../../../crds/kv-offload.ts";
 import { type StatusDetail, statusSections } from "../../views/deployment.ts";
 import { type Judgement, judge } from "../../views/findings/index.ts";
 import type { PodFacts } from "../../views/pods.ts";
@@ -77,7 +78,10 @@ async function details(cluster: ClusterAccess, { deployments, workers }: Gathere
     return { rank, pod, node, state: terminating ? "Terminating" : phase, memoryBytes: memory.get(pod) };
   });
   pods.sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
-  return deployments.map(({ deployment, placement }) => ({ deployment, placement, ranks: rankStates(pods, placement?.status.ranks) }));
+  return deployments.map(({ deployment, placement }) => {
+    const ranks = rankStates(pods, placement?.status.ranks, offloadBytes(deployment.spec.runtime));
+    return { deployment, placement, ranks };
+  });
 }
 
 const summarySchema = z.object({
