@@ -4,7 +4,7 @@ import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
 import { predictors } from "../../experts/prefetch/index.ts";
 import { splitBlock } from "../../kernels/head-groups.ts";
-import type { ExpectedExperts, GenerateEvent, PeerCounts } from "../api.ts";
+import type { ExpectedExperts, GenerateEvent } from "../api.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
 import { FrameScheduler } from "../pass/frame-scheduler.ts";
@@ -96,8 +96,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const languages = new Languages(info.vocab, () => loadVocabulary(options.storeDir), now);
   const hosts = new RequestHosts((layer, expert) => routing.table.hostsOf(layer, expert));
   const requests = new Requests({ hosts, model, batcher, languages, prompts, boundary, send });
-  const serves = (layer: number, expert: number): boolean => areMine(layer, [expert]);
-  const prefetch = prefetchOf(model, options, { experts, ...measured, serves, send });
+  const prefetch = prefetchOf(model, options, { experts, ...measured, serves: (layer, expert) => areMine(layer, [expert]), send });
   const tools = {
     ...{ ...measured, program, embed, blocks, experts, scheduler, prefetch, passed: tellPassed(now, send) },
     ...{ allocators: { prefill: [], decode: [] }, overlap: new TwoBatchOverlap() },
