@@ -24,7 +24,6 @@ const restMost = 300;
 class Marks {
   readonly at = { look: 0, looked: 0, write: 0, wrote: 0, asked: 0 };
   bytes = 0;
-  /** Tokens of prompts computed there. */
   on = false;
 
   watch(engine: Engine): Engine {
@@ -107,6 +106,7 @@ interface Pause {
   readonly look: number;
   readonly fetch: number;
   readonly first: number;
+  /** 0 where the text was sooner computed. */
   readonly bytes: number;
   /** Tokens that each of the streams beside it had meanwhile: steps that decode, which the machine's load does not change. */
   readonly steps: number;
@@ -163,7 +163,13 @@ async function drained({ ranks, marks, pool, vocab }: Scene, context: number, lo
   return {
     pause: firstAt - lastAt,
     steps: load > 0 ? median(meanwhile) : 0,
-    ...{ cut: cut.at - drainedAt, attempt: look - cut.at, look: looked - look, fetch: wrote - looked, first: firstAt - asked },
+    ...{
+      cut: cut.at - drainedAt,
+      attempt: look - cut.at,
+      look: looked - look,
+      fetch: write > 0 ? wrote - looked : 0,
+      first: firstAt - asked,
+    },
     bytes: write > 0 ? mark.bytes : 0,
     same: broken.tokens.slice(0, common).join() === whole.tokens.slice(0, common).join(),
   };
@@ -194,7 +200,7 @@ export async function drainBench(args: readonly string[]): Promise<readonly obje
         log(`${load} streams beside it: ${JSON.stringify(pause)}`);
       }
     pool.close();
-    const quiet = median((pauses[0] ?? []).map(({ bytes, fetch }) => bytes / fetch));
+    const quiet = median((pauses[0] ?? []).filter(({ bytes }) => bytes > 0).map(({ bytes, fetch }) => bytes / fetch));
     return loads.map((load, i) => {
       const own = pauses[i] ?? [];
       const middle = (part: Exclude<keyof Pause, "same">): number => round(median(own.map((each) => each[part])));

@@ -18,7 +18,8 @@ const answerTokens = 48;
 const maxContext = 512;
 const kvPoolBytes = 2 ** 28;
 const model = "tiny";
-const prompts = Object.values(topics).flatMap((texts) => texts.slice(0, 2));
+/** Few, so that each is answered by one number of ranks and by the other. */
+const prompts = Object.values(topics).map((texts) => texts[0]);
 /** Others may read a drained rank's keys and values for so long. */
 const kvWantedMs = 1_500;
 

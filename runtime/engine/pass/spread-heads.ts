@@ -23,8 +23,6 @@ export type RunProgram = (program: Compiled, inputs: Inputs, kv?: KvCall, alloca
 export interface SpreadHeadsOptions {
   readonly blocks: readonly Compiled[];
   readonly splits: readonly SplitBlock[];
-  /** This one included. */
-  readonly ranks: number;
   /** Tokens of a prompt from which heads are spread. */
   readonly from: number;
   /** Ranks that can be asked, the next one first. */
@@ -78,8 +76,8 @@ export class SpreadHeads {
   }
 
   #begin(id: string): Prompt | undefined {
-    const { others, ranks, splits } = this.#options;
-    const asked = others().slice(0, ranks - 1);
+    const { others, splits } = this.#options;
+    const asked = others();
     const groups = headGroups((splits[0] as SplitBlock).attention, asked.length + 1);
     this.#sessions += 1;
     return { id, session: this.#sessions, groups, ranks: groups.slice(1).map((_, i) => asked[i]), length: 0 };

@@ -151,14 +151,15 @@ export class PeerConnections {
     return (this.#view?.peers ?? []).flatMap(({ rank, usable }) => (usable ? [rank] : []));
   }
 
-  /** Usable ranks that a connection is ready to, in a ring that begins behind this one. */
-  following(): number[] {
-    const ready = this.usable().filter((rank) => {
-      this.counters.used(rank);
+  /** Of the next usable ranks, in a ring that begins behind this one, those that a connection is ready to. */
+  following(count: number): number[] {
+    const own = this.rank ?? 0;
+    const behind = (rank: number): number => (rank > own ? 0 : 1);
+    const next = this.usable().sort((a, b) => behind(a) - behind(b) || a - b);
+    return next.slice(0, count).filter((rank) => {
+      this.counters.used(rank); // the main thread finds its address
       return this.#peers.get(rank)?.link?.ready;
     });
-    const behind = (rank: number): number => (rank > (this.rank ?? 0) ? rank : rank + Number.MAX_SAFE_INTEGER / 2);
-    return ready.sort((a, b) => behind(a) - behind(b));
   }
 
   /** Rejects when the connection ends. Undefined: none is ready, or the frame is too large for one. */

@@ -149,8 +149,8 @@ function dividedHeads({ backend, blocks, program, info }: OpenModel, options: Th
   const kv = { context: info.maxContext, type: kvType ?? "f32" };
   const server = new HeadsServer({ backend, blocks, splits, kv, turn, now: () => performance.now() });
   const spreadOver = (connections: PeerConnections, scheduler: FrameScheduler): SpreadHeads => {
-    const others = () => connections.following();
-    return new SpreadHeads({ blocks, splits, ranks, from, others, ask: connections.askHeads, scheduler });
+    const others = () => connections.following(ranks - 1);
+    return new SpreadHeads({ blocks, splits, from, others, ask: connections.askHeads, scheduler });
   };
   return { host: { serveHeads: server.answer.bind(server) }, spreadOver, close: () => server.close() };
 }
