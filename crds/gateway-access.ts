@@ -1,7 +1,7 @@
-// Access to the gateways: API keys, TLS and CORS fields of spec.gateway.
+// Access to the gateways, and from them to ranks: API keys, TLS, CORS and routing fields of spec.gateway.
 import { z } from "zod";
 import { claimBounds } from "./gateway-jwt.ts";
-import { unknownFieldsModes } from "./names.ts";
+import { defaultRoutingPolicy, routingPolicyNames, unknownFieldsModes } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { secretName, secretRef } from "./secret-ref.ts";
 
@@ -52,6 +52,22 @@ export const unknownFields = z.enum(unknownFieldsModes).default("Ignore").meta({
   description:
     "Fields of requests that the API does not have: Ignore leaves them out, logs each name once and counts them; Refuse answers 400. A field that changes the answer and is not built is refused by name in any case.",
 });
+
+export const routing = z.enum(routingPolicyNames).default(defaultRoutingPolicy).meta({
+  description:
+    "How a request's rank is chosen: PrefixAware weighs what ranks have computed of its prompt against their load; LoadAware goes by load, and by where conversations' experts are; RoundRobin by turns.",
+});
+
+export const prefixIsolation = z.boolean().default(false).meta({
+  description:
+    "Callers with another API key, or another client by its token, share nothing that was computed for their prompts, so that no answer's time tells of another's prompt. Without it, all do whose requests have the same cache_salt.",
+});
+
+/** CEL of spec.gateway. */
+export const isolationNeedsNames = {
+  rule: "!has(self.prefixIsolation) || !self.prefixIsolation || has(self.apiKeySecretRef) || has(self.jwt)",
+  message: "prefixIsolation tells callers apart by their keys or tokens: set gateway.apiKeySecretRef or gateway.jwt, or leave it out",
+};
 
 const perMinute = (description: string) => z.int32().min(1).max(bounds.perMinute).optional().meta({ description });
 

@@ -15,7 +15,9 @@ import {
   memberStates,
   predictorNames,
   prefetchResults,
+  prefixTells,
   requestRefusals,
+  routingReasons,
   stallParts,
   suspectReasons,
   trainingFailures,
@@ -124,9 +126,7 @@ const table = {
     latency,
   ),
   enodia_gateway_tokens_total: gateway.counter("Tokens read and written.", { kind: ["prompt", "output"] }),
-  enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", {
-    reason: failoverReasons,
-  }),
+  enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", { reason: failoverReasons }),
   enodia_gateway_stall_seconds: gateway.histogram(
     "Waits of requests that went on at another worker: until the first was known to be gone, until the next computed, until its first token.",
     stalling,
@@ -135,11 +135,12 @@ const table = {
   enodia_gateway_suspicions_total: gateway.counter("Times this gateway began to keep away from a worker, by reason.", {
     reason: suspectReasons,
   }),
+  enodia_gateway_choices_total: gateway.counter("Ranks chosen, by what decided; home = it keeps the answer.", { by: routingReasons }),
+  enodia_gateway_found_tokens_total: gateway.counter("Tokens of prompts that the chosen rank was known to have computed."),
+  enodia_gateway_prefix_tells_total: gateway.counter("Times ranks told what they have; gap = one was missed.", { kind: prefixTells }),
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
-  enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", {
-    state: memberStates,
-  }),
+  enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", { state: memberStates }),
   enodia_membership_version: pods.gauge("Version of the membership this pod knows."),
 
   // ---- worker: serving

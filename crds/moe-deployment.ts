@@ -5,7 +5,16 @@ import { autoscale } from "./autoscale.ts";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { experts } from "./experts-spec.ts";
-import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls, unknownFields } from "./gateway-access.ts";
+import {
+  apiKeySecretRef,
+  gatewayClients,
+  gatewayCors,
+  gatewayTls,
+  isolationNeedsNames,
+  prefixIsolation,
+  routing,
+  unknownFields,
+} from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { gatewayRoute } from "./gateway-route.ts";
 import { kvOffload } from "./kv-offload.ts";
@@ -273,6 +282,8 @@ const gateway = z
     cors: gatewayCors,
     clients: gatewayClients,
     unknownFields,
+    routing,
+    prefixIsolation,
     httpRoute: gatewayRoute,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
@@ -286,6 +297,7 @@ const gateway = z
           "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
       },
       clientsNeedNames,
+      isolationNeedsNames,
     ),
   });
 

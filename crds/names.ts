@@ -117,6 +117,17 @@ export type FailoverReason = (typeof failoverReasons)[number];
 export const connectionRefusals = ["accept", "address", "handshake", "total"] as const;
 export type ConnectionRefusal = (typeof connectionRefusals)[number];
 
+/** `spec.gateway.routing`. */
+export const routingPolicyNames = ["PrefixAware", "LoadAware", "RoundRobin"] as const;
+export type RoutingPolicyName = (typeof routingPolicyNames)[number];
+/** How ranks tell gateways what they have of prompts. */
+export const prefixTells = ["snapshot", "delta", "gap"] as const;
+export type PrefixTell = (typeof prefixTells)[number];
+/** What decided; home: it keeps the answer. */
+export const routingReasons = ["prefix", "experts", "load", "hash", "turn", "home"] as const;
+export type RoutingReason = (typeof routingReasons)[number];
+export const defaultRoutingPolicy = "PrefixAware" satisfies RoutingPolicyName;
+
 /** `spec.gateway.unknownFields`. */
 export const unknownFieldsModes = ["Ignore", "Refuse"] as const;
 export type UnknownFields = (typeof unknownFieldsModes)[number];

@@ -13,10 +13,12 @@ import {
   defaultBackend,
   defaultLogLevel,
   defaultOversubscription,
+  defaultRoutingPolicy,
   kvTypes,
   type LogLevel,
   logLevels,
   oversubscriptionModes,
+  routingPolicyNames,
   unknownFieldsModes,
 } from "./names.ts";
 import { natsOf, type OwnNats } from "./nats-access.ts";
@@ -245,6 +247,13 @@ export const gatewayProcess = {
   /** Unset = Ignore. */
   unknownFields: rendered("ENODIA_UNKNOWN_FIELDS", optional(z.enum(unknownFieldsModes)), ({ deployment: { spec } }) =>
     spec.gateway.unknownFields === "Refuse" ? "Refuse" : undefined,
+  ),
+  /** Unset = the default. */
+  routing: rendered("ENODIA_ROUTING", optional(z.enum(routingPolicyNames)), ({ deployment: { spec } }) =>
+    spec.gateway.routing === defaultRoutingPolicy ? undefined : spec.gateway.routing,
+  ),
+  prefixIsolation: rendered("ENODIA_PREFIX_ISOLATION", optional(z.stringbool()), ({ deployment: { spec } }) =>
+    spec.gateway.prefixIsolation ? "true" : undefined,
   ),
   queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),
 };

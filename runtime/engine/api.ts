@@ -6,9 +6,11 @@ import type { ComputeWork, Phase, StepKind, StepSeconds } from "../../crds/telem
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { HeldBlock, KvBlock } from "./schedule/kv-slot.ts";
+import type { ChangedPrefixes } from "./schedule/prefixes.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./schedule/request.ts";
 
 export type { HeldBlock, KvBlock } from "./schedule/kv-slot.ts";
+export type { ChangedPrefixes } from "./schedule/prefixes.ts";
 export type { FinishReason, GenerateEvent, Sampling } from "./schedule/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden], and per (row, expert) pair its row and its expert. */
@@ -360,6 +362,8 @@ export interface Engine {
   load(): { readonly queuedTokens: number; readonly activeRequests: number };
   /** Grows while rows pass its layers, and not while it waits for another rank. */
   passed(): number;
+  /** Has the one listener told what the memory of keys and values gains and loses. Unset: an engine that keeps no prefixes. */
+  onPrefixes?(tell: (changed: ChangedPrefixes) => void): void;
   /** true: finishes open requests with `draining` and refuses new ones. */
   drain(on: boolean): Promise<void>;
   close(): Promise<void>;

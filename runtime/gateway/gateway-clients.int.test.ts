@@ -1,6 +1,7 @@
 // The gateway and its clients: too many, too slow, gone, without a key, or wrong; and what it says when it cannot serve.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { request as httpRequest } from "node:http";
 import { connect as connectTcp } from "node:net";
@@ -199,6 +200,24 @@ test("a browser may ask from the pages that were named, keys or not, and from no
   assert.equal(allowed(await ask(closed.url, page, "OPTIONS", asks)), null, "none were named");
   const open = await startAll([{}], { corsOrigins: ["*"] });
   assert.equal(allowed(await ask(open.url, page, "OPTIONS", asks)), "*");
+});
+
+test("with prefix isolation callers of other keys share no prefixes, whatever salts they name", async () => {
+  const saltsOf = async (prefixIsolation: boolean): Promise<string[]> => {
+    const { url, workers } = await startAll([{}], { apiKeyFile: await keyFile("first\nsecond\n"), prefixIsolation });
+    const own = JSON.stringify([`key:${createHash("sha256").update("first").digest("hex")}`, ""]);
+    for (const key of ["first", "second"])
+      for (const salt of [undefined, "s", own]) {
+        const asked = chat({ cache_salt: salt });
+        assert.equal((await post(`${url}/v1/chat/completions`, asked, { authorization: `Bearer ${key}` })).status, 200);
+      }
+    return workers[0]!.requests.map(({ cacheSalt }) => cacheSalt);
+  };
+  const isolated = await saltsOf(true);
+  assert.equal(new Set(isolated).size, 6);
+  const shared = await saltsOf(false);
+  assert.deepEqual(shared.slice(0, 3), shared.slice(3));
+  assert.deepEqual(shared.slice(0, 2), ["", "s"]);
 });
 
 test("a key file without a key stops the start", async () => {

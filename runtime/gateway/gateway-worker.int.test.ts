@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { InMemorySpanExporter, type ReadableSpan } from "@opentelemetry/sdk-trace";
+import { metric } from "../../test/kit/gateway/gateway-host.ts";
 import { letters } from "../../test/kit/gateway/letters.ts";
 import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
@@ -124,6 +125,25 @@ test("one trace leads from the client through gateway and worker to the frames b
     assert.ok(served.length <= 2 * perStep, `${served.length} spans: a trace holds the first steps only`);
     assert.deepEqual([...new Set(served.map((span) => span.attributes["enodia.result"]))], ["rows"]);
   } finally {
+    await close();
+  }
+});
+
+test("a prompt goes to the rank that tells of its beginning, whichever gateway asks", async () => {
+  const { ranks, gateway, close } = await world(undefined);
+  const other = await gatewayOfRanks(ranks, {}, { textModel: letters });
+  try {
+    const beginning = "It was a dark and stormy night. ".repeat(5);
+    await ask(gateway, `${beginning}1`, 4);
+    await until("the rank has told the other gateway", async () => {
+      await ask(other, `${beginning}2`, 1);
+      return (await metric(other, 'enodia_gateway_choices_total{by="prefix"')) > 0;
+    });
+    assert.equal(await metric(other, "enodia_gateway_found_tokens_total"), 128);
+    const cached = await Promise.all([...ranks.byRank.values()].map(async ({ worker }) => (await worker.engine.stats()).cachedTokens));
+    assert.ok(Math.max(...cached) >= 128, `${cached}`);
+  } finally {
+    await other.close(0);
     await close();
   }
 });

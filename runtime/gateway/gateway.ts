@@ -105,6 +105,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     authenticator,
     corsOrigins: config.corsOrigins ?? [],
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // limits per minute must not depend on clock changes
+    prefixIsolation: config.prefixIsolation ?? false,
     unknownFields: new UnknownFields(config.unknownFields ?? "Ignore", log, metrics),
     requestTimeoutMs,
     servedName: config.servedName,

@@ -12,6 +12,7 @@ import { createMetrics, type Metrics } from "../observe/runtime-metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import { createInferenceServer } from "./inference.ts";
 import { KeptAnswers } from "./kept-answers.ts";
+import { PrefixLog } from "./prefix-log.ts";
 import { ServiceRecord } from "./service-record.ts";
 
 /** Queues a request and never gives it a slot. */
@@ -22,6 +23,8 @@ const engine: Pick<Engine, "generate"> = {
     yield { type: "finish", reason: "cancelled", outputTokens: 0 };
   },
 };
+
+const prefixes = new PrefixLog(new Uint8Array(32));
 
 interface Seen {
   readonly metrics: Metrics<"worker">;
@@ -40,6 +43,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
       refuses: () => false,
       onGap: () => {},
       kvUse: () => 0.25,
+      prefixes,
       answers: new KeptAnswers(() => 0),
       record,
     },
@@ -151,11 +155,12 @@ test("the engine is told of traces that are kept, and of no others, since their 
   await metrics.close();
 });
 
-test("each sign of life says how full the attention cache is, and whether rows pass", async () => {
+test("each sign of life says how full the attention cache is, and whether rows pass; the first what is computed of prompts", async () => {
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const service = serving(engine, { metrics, tracing: await createTracing({ service: "worker" }) });
   const signs: AliveEvent[] = [];
   const second = Promise.withResolvers<void>();
+  prefixes.add({ gained: ["0a".repeat(16)], lost: [] });
   const write = (sign: AliveEvent) => {
     if (signs.push(sign) === 2) second.resolve();
   };
@@ -170,6 +175,10 @@ test("each sign of life says how full the attention cache is, and whether rows p
       [0.25, 7],
       [0.25, 7],
     ],
+  );
+  assert.deepEqual(
+    signs.map(({ prefixes: told }) => told && [told.number, told.root.length, ...told.gained]),
+    [[1, 32, ...new Uint8Array(16).fill(10)], undefined],
   );
 });
 

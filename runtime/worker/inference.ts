@@ -23,6 +23,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import type { KeptAnswers, Run } from "./kept-answers.ts";
+import type { PrefixLog } from "./prefix-log.ts";
 import type { ServiceRecord } from "./service-record.ts";
 
 export interface GenerateOptions {
@@ -32,6 +33,7 @@ export interface GenerateOptions {
   readonly notReady: () => string | undefined;
   readonly refuses: () => boolean;
   readonly kvUse: () => number | undefined;
+  readonly prefixes: Pick<PrefixLog, "open">;
   readonly answers: KeptAnswers;
   /** Brings what is missing of a text from elsewhere; `rank`: one that may have it. */
   readonly bringKv?: ((text: KvText, rank: number | undefined, signal: AbortSignal) => Promise<void> | undefined) | undefined;
@@ -79,14 +81,20 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
   };
 }
 
-function showLife(call: AliveCall, { engine, kvUse }: GenerateOptions): void {
+function showLife(call: AliveCall, { engine, kvUse, prefixes }: GenerateOptions): void {
+  const told = prefixes.open();
   const show = () => {
     if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read gets no heartbeats
-    const use = kvUse();
-    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, passed: engine.passed(), ...(use === undefined ? {} : { kvUse: use }) }));
+    const [use, changes] = [kvUse(), told.next()];
+    const known = { ...(use === undefined ? {} : { kvUse: use }), ...(changes === undefined ? {} : { prefixes: changes }) };
+    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, passed: engine.passed(), ...known }));
   };
   const timer = setInterval(show, aliveEveryMs);
-  for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));
+  const end = (): void => {
+    clearInterval(timer);
+    told.close();
+  };
+  for (const event of ["cancelled", "close", "error"] as const) call.on(event, end);
   show();
 }
 

@@ -19,6 +19,7 @@ import { callerOf, createServer, grpcNetwork } from "../net/grpc.ts";
 import type { Identity } from "../net/mapping.ts";
 import { accessAt, type Bus, createBus } from "../net/nats.ts";
 import { resolvePeers } from "../net/peer-snapshot.ts";
+import { prefixRoot } from "../net/prefix-ids.ts";
 import { folderTls, type TlsSource } from "../net/tls.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
@@ -34,6 +35,7 @@ import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { KeptAnswers } from "./kept-answers.ts";
 import { KvDisk } from "./kv-disk.ts";
+import { PrefixLog } from "./prefix-log.ts";
 import { createWorkerPlane, type WorkerPlane } from "./worker-plane.ts";
 import { machineId, signingKeyAt } from "./worker-telemetry.ts";
 
@@ -328,6 +330,9 @@ function showAnswers({ size }: KeptAnswers, metrics: Metrics<"worker">): void {
 
 function inference({ options, metrics, tracing, log }: Base, engine: Engine, plane: WorkerPlane, answers: KeptAnswers) {
   const { experts, leaving, record, vitals, caller } = plane;
+  const { modelDigest, numerics } = engine.describe();
+  const prefixes = new PrefixLog(prefixRoot(modelDigest, numerics));
+  engine.onPrefixes?.((changed) => prefixes.add(changed));
   return createInferenceServer({
     engine,
     answers,
@@ -340,6 +345,7 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, pla
     refuses: () => leaving.refuses(),
     record,
     kvUse: () => kvUse(vitals()),
+    prefixes,
     bringKv: plane.bringKv,
     onGap: (ms) => {
       experts.pace.token(ms);

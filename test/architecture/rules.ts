@@ -21,8 +21,8 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
-    runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/ runtime/experts/prefetch/
-    runtime/experts/cache/`,
+    runtime/net/prefix-ids.ts runtime/text/tokenizer.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/
+    runtime/experts/prefetch/ runtime/experts/cache/`,
   "runtime/engine/": `runtime/placement/ runtime/kernels/head-groups.ts runtime/weights/ runtime/compute/ runtime/engine/pass/
     runtime/engine/schedule/ runtime/engine/thread/ runtime/net/`,
   "runtime/experts/":

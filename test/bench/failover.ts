@@ -102,7 +102,15 @@ async function prefillMs(pool: Workers, tokens: number, vocab: number): Promise<
 export async function poolOf(ranks: Ranks): Promise<WorkerPool> {
   const identity = { deploymentUid, rank: gatewayRank, podUid: "gateway", bootId: "gateway" };
   const tracing = await createTracing({ service: "gateway" });
-  const pool = new WorkerPool({ identity, namespace, deployment, tls: ranks.tls("gateway"), network: grpcNetwork, tracing });
+  const pool = new WorkerPool({
+    identity,
+    namespace,
+    deployment,
+    tls: ranks.tls("gateway"),
+    network: grpcNetwork,
+    tracing,
+    routing: "PrefixAware",
+  });
   pool.apply({ version: 1, members: ranks.members() });
   return pool;
 }

@@ -171,6 +171,7 @@ export const ruleCases: readonly RuleCase[] = [
     { says: "replicas and autoscale exclude each other" },
   ),
   deployment(".spec.gateway", { gateway: { clients: [{ name: "batch" }] } }, { says: "clients are known by their keys" }),
+  deployment(".spec.gateway", { gateway: { prefixIsolation: true } }, { says: "prefixIsolation tells callers apart" }),
   deployment(".spec.gateway.autoscale", { gateway: { autoscale: { minReplicas: 4, maxReplicas: 3 } } }),
   deployment(".spec.gateway.cors.allowOrigins", { gateway: { cors: { allowOrigins: ["https://app.example.com/x"] } } }),
   deployment(".spec.gateway.httpRoute.timeouts", {

@@ -2,7 +2,7 @@
 // engine's loop, around rows that say which text they are of.
 import { AppError } from "../../crds/common.ts";
 import type { Languages } from "../../runtime/constraints/languages.ts";
-import type { EngineKv, GenerateEvent, GenerateRequest } from "../../runtime/engine/engine.ts";
+import type { ChangedPrefixes, EngineKv, GenerateEvent, GenerateRequest } from "../../runtime/engine/engine.ts";
 import { Batcher } from "../../runtime/engine/schedule/batch.ts";
 import { type SlotChange, SlotLedger } from "../../runtime/engine/schedule/kv-ledger.ts";
 import { defaultLimits } from "../../runtime/engine/schedule/request.ts";
@@ -11,8 +11,8 @@ import { Interleaver } from "../../runtime/engine/thread/interleaver.ts";
 import { KvTransfers } from "../../runtime/engine/thread/kv-transfers.ts";
 import { StepBoundary } from "../../runtime/engine/thread/mailbox.ts";
 import { type FromEngine, fromPlain } from "../../runtime/engine/thread/messages.ts";
-import { prefixIds } from "../../runtime/engine/thread/prefix-ids.ts";
 import { Requests } from "../../runtime/engine/thread/requests.ts";
+import { prefixIds } from "../../runtime/net/prefix-ids.ts";
 import type { VirtualClock } from "./clock.ts";
 import { type EngineParts, SimEngine } from "./engine.ts";
 
@@ -73,6 +73,7 @@ interface KvEngineParts extends EngineParts {
   readonly tokenMs: number;
   /** The identity's roots. */
   readonly identity: readonly string[];
+  readonly onPrefixes: (changed: ChangedPrefixes) => void;
 }
 
 export class KvEngine extends SimEngine {
@@ -133,6 +134,7 @@ export class KvEngine extends SimEngine {
     this.#salts.set(id, cacheSalt);
     const texts = { prompt: Uint32Array.from(request.prompt), replay: Uint32Array.from(request.replay ?? []) };
     const asked = { ...({ type: "generate", id, maxTokens, sampling, eos, priority, cacheSalt } as const), ...texts };
+    await request.after;
     const cancel = () => void this.#asked(async () => this.#requests.cancel(id));
     signal?.addEventListener("abort", cancel, { once: true });
     void this.#asked(() => this.#requests.generate({ ...asked, embed: false, promptLogprobs: false }));
@@ -176,8 +178,10 @@ export class KvEngine extends SimEngine {
     for (;;) {
       this.#requests.flush();
       this.#boundary.pass();
-      const moved = this.transfers.pending > 0;
-      if (moved) await this.transfers.moveFor(moveMs);
+      const changed = this.ledger.takePrefixes();
+      if (changed !== undefined) this.#parts.onPrefixes(changed);
+      const moved = this.transfers.moveFor(moveMs);
+      if (moved) await moved;
       const step = this.#interleaver.next();
       this.#requests.flush();
       if (step) await step;

@@ -5,6 +5,7 @@ import type { MemberState } from "../../crds/names.ts";
 import type { EngineKv, KvText } from "../../runtime/engine/engine.ts";
 import { Inference } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Member, Membership } from "../../runtime/net/mapping.ts";
+import { prefixRoot } from "../../runtime/net/prefix-ids.ts";
 import { createHealth } from "../../runtime/observe/health.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/runtime-metrics.ts";
@@ -12,6 +13,7 @@ import { tracingOff } from "../../runtime/observe/trace.ts";
 import { OnDemandSocket } from "../../runtime/worker/experts.ts";
 import { createInferenceServer } from "../../runtime/worker/inference.ts";
 import { KeptAnswers } from "../../runtime/worker/kept-answers.ts";
+import { PrefixLog } from "../../runtime/worker/prefix-log.ts";
 import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/worker-plane.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 import { KvEngine, kvPool, kvVocab, positionBytes, rowsOf } from "./kv-engine.ts";
@@ -122,19 +124,34 @@ export class KvRank {
     const kvSizes = { maxContext: kvPool.context, kvSlots: kvPool.slots, kvBlocks: kvPool.blocks, kvBlockTokens: kvPool.blockTokens };
     const info = infoOf({ shape, engineInfo: { ...kvSizes, vocab: kvVocab, numerics } });
     const onDemand = new OnDemandSocket();
+    const identity = identityOf(info.modelDigest, numerics);
+    const prefixes = new PrefixLog(prefixRoot(...identity));
     const engine = new KvEngine({
       ...{ clock, model, info, onDemand, rank, network: wire.rows(host), tokenMs: this.tokenMs },
-      identity: identityOf(info.modelDigest, numerics),
+      ...{ identity, onPrefixes: (changed) => prefixes.add(changed) },
       counters: () => ({ prefill: counted, decode: counted }),
       activeRequests: () => 0,
       ...{ onFree: () => {}, onMemory: () => {}, onStep: () => {} },
     });
     Object.assign(engine, { kv: this.#watched(engine.kv) });
     const network = wire.network(host, this.#address);
-    const identity = { deploymentUid, rank, podUid, bootId: `boot-${this.#boots}` };
+    const self = { deploymentUid, rank, podUid, bootId: `boot-${this.#boots}` };
     const metrics = this.#metrics();
     const plane = createWorkerPlane({
-      ...{ identity, namespace, name, podName, network, tls, engine, info, onDemand, metrics, health: createHealth(), log: silentLog },
+      ...{
+        identity: self,
+        namespace,
+        name,
+        podName,
+        network,
+        tls,
+        engine,
+        info,
+        onDemand,
+        metrics,
+        health: createHealth(),
+        log: silentLog,
+      },
       ...{ store: simStore(model, disk, clock), textDigest: "", budgetBytes: shape.budgetBytes, tracing: tracingOff },
       clock: () => clock.now(),
     });
@@ -145,6 +162,7 @@ export class KvRank {
       createInferenceServer({
         ...{ engine, deploymentUid, caller: plane.caller, metrics, record: plane.record, tracing: tracingOff, log: silentLog },
         ...{ answers: new KeptAnswers(() => performance.now()), kvUse: () => undefined, notReady: () => undefined },
+        prefixes,
         refuses: () => plane.leaving.refuses(),
         bringKv: (text, from, signal) => (from === undefined ? undefined : this.#bring(plane, text, from, signal)),
         onGap: (ms) => plane.experts.pace.token(ms),

@@ -102,7 +102,10 @@ class KvSim {
     const identity = { deploymentUid, rank: gatewayRank, podUid: "gateway", bootId: "gateway" };
     const { namespace, name: deployment } = ref;
     const network = this.#wire.network(host, "gateway:0");
-    this.#pool = asOwner(host.owner, () => new WorkerPool({ identity, namespace, deployment, tls, network, tracing: tracingOff }));
+    this.#pool = asOwner(
+      host.owner,
+      () => new WorkerPool({ identity, namespace, deployment, tls, network, tracing: tracingOff, routing: "PrefixAware" }),
+    );
     this.#tell();
     for (let i = 0; i < streams; i++) this.#later(500 + this.#random.next() * beginMs, () => void this.#stream(this.#newAsk(), 2));
     for (let left = 6 + this.#random.below(strikesMost); left > 0; left--) {

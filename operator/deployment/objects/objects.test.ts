@@ -54,6 +54,8 @@ const everything = {
     tls: { secretRef: { name: "cert" } },
     cors: { allowOrigins: ["https://a.test", "https://b.test"] },
     unknownFields: "Refuse",
+    routing: "RoundRobin",
+    prefixIsolation: true,
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
     jwt: { issuer: "https://issuer.test/a", audience: "moe" },
   },
@@ -121,6 +123,8 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     textDir: "/tmp/text",
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     unknownFields: "Refuse",
+    routing: "RoundRobin",
+    prefixIsolation: true,
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
     jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
@@ -158,7 +162,8 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
-  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, clients: undefined, unknownFields: undefined });
+  const choices = { clients: undefined, unknownFields: undefined, routing: undefined, prefixIsolation: undefined };
+  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, ...choices });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
@@ -239,7 +244,7 @@ test("hashes are those of the releases before", () => {
   delete complete.runtime.kvOffload;
   delete complete.experts.prefetch;
   delete complete.gateway.jwt;
-  delete complete.gateway.unknownFields;
+  for (const later of ["unknownFields", "routing", "prefixIsolation"]) delete complete.gateway[later];
   const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];
   assert.deepEqual({ least: hashesOf({ runtime: { kvPool: "256Mi" } }), complete: hashesOf(complete) }, hashes);
 });

@@ -63,6 +63,8 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   cors: gateway.cors,
   clients: gateway.clients,
   unknownFields: gateway.unknownFields,
+  routing: gateway.routing,
+  prefixIsolation: gateway.prefixIsolation,
 });
 
 function ofTemplate(template: PodTemplate | undefined, kind: TemplateKind, image: unknown): PodShape {

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { placesOf } from "../../kernels/kv-groups.ts";
-import { prefixIds } from "../thread/prefix-ids.ts";
+import { prefixIds } from "../../net/prefix-ids.ts";
 import { Batcher } from "./batch.ts";
 import { type KvTier, SlotLedger } from "./kv-ledger.ts";
 import type { HeldBlock } from "./kv-slot.ts";

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { prefixIds } from "../thread/prefix-ids.ts";
+import { prefixIds } from "../../net/prefix-ids.ts";
 import { type KvPool, SlotLedger } from "./kv-ledger.ts";
 import { reuseTokensMin } from "./prefixes.ts";
 

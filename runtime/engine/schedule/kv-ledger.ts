@@ -1,7 +1,7 @@
 // The ledger of KV memory, pure: slots, blocks, copies and moves, reusable prefixes (../DECISIONS.md 5).
 import { movedKv } from "../../../crds/common.ts";
 import { append, blocksOf, empty, type HeldBlock, type KvBlock, type Slot } from "./kv-slot.ts";
-import { type Found, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
+import { type ChangedPrefixes, type Found, type PrefixId, PrefixIndex, reuseTokensMin, type Text } from "./prefixes.ts";
 
 export type SlotChange =
   /** After a copy both slots have these positions; after a move the first slot is empty. */
@@ -102,6 +102,10 @@ export class SlotLedger {
     const changes = this.#changes;
     this.#changes = [];
     return changes;
+  }
+
+  takePrefixes(): ChangedPrefixes | undefined {
+    return this.#index.takeChanged();
   }
 
   reusable(text: Text): number {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { prefixIds } from "../thread/prefix-ids.ts";
+import { blockIds, prefixIds, prefixRoot } from "../../net/prefix-ids.ts";
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
 const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 5 * reuseTokensMin });
@@ -33,6 +33,32 @@ test("the index finds what a comparison with every holder finds, as they grow an
       if (found) assert.equal(lengths[all.indexOf(found.holder as (typeof all)[0])], most);
     }),
     { numRuns: 200 },
+  );
+});
+
+test("what is told of blocks that came and went adds up to those that holders have, as a gateway names them", () => {
+  fc.assert(
+    fc.property(fc.array(fc.array(fc.tuple(text, fc.nat(300)), { maxLength: 4 }), { maxLength: 4 }), (rounds) => {
+      const index = new PrefixIndex<Holder>(prefixIds("model"));
+      const holders = new Map<number, Holder>();
+      const told = new Set<string>();
+      for (const round of rounds) {
+        for (const [at, [zeros, cut]] of round.entries()) {
+          const tokens = Uint32Array.from([...zeros, ...zeros, ...zeros, ...zeros]);
+          const before = holders.get(at);
+          if (before !== undefined) index.update(Object.assign(before, { reusable: 0 }));
+          const holder: Holder = { tokens, reusable: Math.min(cut, tokens.length), start: "", ids: [] };
+          holders.set(at, holder);
+          index.update(holder);
+        }
+        const changed = index.takeChanged();
+        for (const id of changed?.gained ?? []) told.add(id);
+        for (const id of changed?.lost ?? []) told.delete(id);
+      }
+      const chain = { root: prefixRoot("model"), salt: "" };
+      const there = [...holders.values()].flatMap(({ tokens, reusable }) => blockIds(tokens.subarray(0, reusable), chain, 99));
+      assert.deepEqual(told, new Set(there));
+    }),
   );
 });
 

@@ -28,6 +28,12 @@ export interface Text {
   readonly start?: string | undefined;
 }
 
+/** Blocks by the id at their end; a lost one may be one that was never told. */
+export interface ChangedPrefixes {
+  readonly gained: readonly string[];
+  readonly lost: readonly string[];
+}
+
 export interface Found<T> {
   readonly holder: T;
   readonly length: number;
@@ -36,6 +42,8 @@ export interface Found<T> {
 export class PrefixIndex<T extends Holder> {
   readonly #idOf: PrefixId;
   readonly #holders = new Map<string, Set<T>>();
+  /** Of whole blocks (movedKv.tokens), that came or went since they were told. */
+  readonly #changed = new Set<string>();
   /** Of texts that were looked for. */
   readonly #chains = new WeakMap<Uint32Array, Chain>();
 
@@ -50,13 +58,24 @@ export class PrefixIndex<T extends Holder> {
       const id = ids.pop() as string;
       const holders = this.#holders.get(id);
       holders?.delete(holder);
-      if (holders?.size === 0) this.#holders.delete(id);
+      if (holders?.size !== 0) continue;
+      this.#holders.delete(id);
+      this.#note(id, ids.length + 1);
     }
     while (ids.length < count) {
       const id = this.#grow(holder, tokens);
-      const holders = this.#holders.get(id) ?? new Set();
-      this.#holders.set(id, holders.add(holder));
+      const holders = this.#holders.get(id);
+      if (holders === undefined) this.#note(id, ids.length);
+      this.#holders.set(id, (holders ?? new Set()).add(holder));
     }
+  }
+
+  /** Since the last call; undefined: none. */
+  takeChanged(): ChangedPrefixes | undefined {
+    if (this.#changed.size === 0) return undefined;
+    const ids = [...this.#changed];
+    this.#changed.clear();
+    return { gained: ids.filter((id) => this.#holders.has(id)), lost: ids.filter((id) => !this.#holders.has(id)) };
   }
 
   /** Those that have the prefix of this identity. */
@@ -88,6 +107,10 @@ export class PrefixIndex<T extends Holder> {
       if (best === undefined || length > best.length || (length === best.length && before(holder, best.holder))) best = { holder, length };
     }
     return best;
+  }
+
+  #note(id: string, at: number): void {
+    if ((at * reuseTokensMin) % movedKv.tokens === 0) this.#changed.add(id);
   }
 
   #grow({ start, ids }: Chain, tokens: Uint32Array): string {

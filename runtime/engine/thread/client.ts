@@ -5,6 +5,7 @@ import { availableParallelism, cpus } from "node:os";
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type {
+  ChangedPrefixes,
   Engine,
   EngineConnections,
   EngineInfo,
@@ -85,6 +86,7 @@ class EngineClient implements Engine {
   readonly #pending = new Map<number, Pending>();
   readonly #requests = new Map<string, OpenRequest>();
   readonly #hosted: Set<number>[];
+  #onPrefixes: (changed: ChangedPrefixes) => void = () => {};
   #onPeerCounts: (counts: PeerCounts) => void = () => {};
   #onKept: (block: HeldBlock) => void = () => {};
   #nextId = 0;
@@ -197,6 +199,10 @@ class EngineClient implements Engine {
     return this.#passed;
   }
 
+  onPrefixes(tell: (changed: ChangedPrefixes) => void): void {
+    this.#onPrefixes = tell;
+  }
+
   drain(on: boolean): Promise<void> {
     return this.#call("drain", on);
   }
@@ -245,6 +251,9 @@ class EngineClient implements Engine {
         return;
       case "passed":
         this.#passed += 1;
+        return;
+      case "prefixes":
+        this.#onPrefixes(message.changed);
         return;
       case "connections":
         this.#onPeerCounts(message.counts);

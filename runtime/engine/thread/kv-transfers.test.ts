@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { KvCache } from "../../compute/backend.ts";
+import { prefixIds } from "../../net/prefix-ids.ts";
 import { type SlotChange, SlotLedger } from "../schedule/kv-ledger.ts";
 import { KvTransfers } from "./kv-transfers.ts";
-import { prefixIds } from "./prefix-ids.ts";
 
 const context = 128;
 const tokensFrom = (first: number, count = 64): Uint32Array => Uint32Array.from({ length: count }, (_, i) => first + i);

@@ -1,11 +1,11 @@
 // Blocks of keys and values for other ranks, and from them: a few at a time, while no step that decodes runs (../DECISIONS.md 15).
 import { AppError, movedKv } from "../../../crds/common.ts";
 import type { KvCache } from "../../compute/backend.ts";
+import { saltedStart } from "../../net/prefix-ids.ts";
 import type { HeldBlock, KvLook, KvText, WrittenBlock } from "../api.ts";
 import type { SlotChange, SlotLedger } from "../schedule/kv-ledger.ts";
 import type { KvOffload } from "./kv-offload.ts";
 import type { StepBoundary } from "./mailbox.ts";
-import { saltedStart } from "./prefix-ids.ts";
 
 interface Parts {
   readonly ledger: SlotLedger;

@@ -4,6 +4,7 @@ import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
 import { predictors } from "../../experts/prefetch/index.ts";
 import { splitBlock } from "../../kernels/head-groups.ts";
+import { prefixIds } from "../../net/prefix-ids.ts";
 import type { ExpectedExperts, GenerateEvent } from "../api.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
@@ -33,7 +34,6 @@ import { Mailbox, StepBoundary } from "./mailbox.ts";
 import type { ThreadOptions, ToEngine } from "./messages.ts";
 import { OnDemandCalls } from "./on-demand.ts";
 import type { OpenModel } from "./open.ts";
-import { prefixIds } from "./prefix-ids.ts";
 import { loadVocabulary, Requests } from "./requests.ts";
 import { Steps } from "./steps.ts";
 
@@ -62,8 +62,7 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   const now = (): number => performance.now();
   const [boundary, routing] = [new StepBoundary(), new Routing()];
   const measured = { counter: new LoadCounter(info, options.oversubscribed), times: new StepTimes() };
-  const isExact = backend.numericClass === "exact";
-  const limits = limitsOf(model, options);
+  const [isExact, limits] = [backend.numericClass === "exact", limitsOf(model, options)];
   const offload = offloadOf(model, options, { now, send });
   const ledger = new SlotLedger(pool, prefixIds(info.modelDigest, info.numerics), offload);
   const batcher = new Batcher(pool, ledger, limits, isExact ? program.layers.length : 1);
@@ -122,7 +121,15 @@ function partsOf({ drain, send }: Mailbox, model: OpenModel, options: ThreadOpti
   if (isExact) scheduler.between = () => interleaver.between();
   const next = isExact ? () => interleaver.next() : mixed;
   const calls = new Calls({ ...serving, experts, inbox, outbound, onDemand, routing, boundary, steps, transfers, measured });
-  return { batcher, boundary, calls, connections, divided, languages, next, onDemand, requests, scheduler, transfers };
+  const tellPrefixes = prefixTeller(ledger, send);
+  return { batcher, boundary, calls, connections, divided, languages, next, onDemand, requests, scheduler, tellPrefixes, transfers };
+}
+
+function prefixTeller(ledger: SlotLedger, send: Mailbox["send"]) {
+  return (): void => {
+    const changed = ledger.takePrefixes();
+    if (changed !== undefined) send({ type: "prefixes", changed });
+  };
 }
 
 function limitsOf({ backend, program }: OpenModel, { limits }: ThreadOptions) {
@@ -200,9 +207,10 @@ export class EngineLoop {
   }
 
   async #run(): Promise<void> {
-    const { batcher, boundary, calls, languages, next, requests, scheduler, transfers } = this.#parts;
+    const { batcher, boundary, calls, languages, next, requests, scheduler, tellPrefixes, transfers } = this.#parts;
     for (;;) {
       requests.flush();
+      tellPrefixes();
       boundary.pass();
       if (calls.closing) return;
       const fault = this.#model.backend.fault();

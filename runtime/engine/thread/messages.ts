@@ -1,6 +1,7 @@
 // The messages between main thread and engine thread, with errors as plain data.
 import { AppError, type Retry } from "../../../crds/common.ts";
 import type {
+  ChangedPrefixes,
   EngineInfo,
   EngineOptions,
   EngineStats,
@@ -76,6 +77,7 @@ export type FromEngine =
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "passed" }
+  | { readonly type: "prefixes"; readonly changed: ChangedPrefixes }
   | { readonly type: "connections"; readonly counts: PeerCounts }
   | { readonly type: "runOnDemand"; readonly id: number; readonly frame: OnDemandFrame }
   | { readonly type: "expect"; readonly expected: ExpectedExperts }

@@ -4,6 +4,7 @@ import { Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import type { Languages } from "../../constraints/languages.ts";
 import { type TextOrder, type TokenTexts, Vocabulary } from "../../constraints/vocabulary.ts";
+import { saltedStart } from "../../net/prefix-ids.ts";
 import type { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import type { RequestHosts } from "../pass/request-hosts.ts";
 import type { Batcher } from "../schedule/batch.ts";
@@ -12,7 +13,6 @@ import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { StepBoundary } from "./mailbox.ts";
 import { type FromEngine, type GenerateMessage, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
-import { saltedStart } from "./prefix-ids.ts";
 
 const preparingMax = 64;
 

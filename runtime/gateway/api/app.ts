@@ -25,6 +25,7 @@ import {
   priorityOf,
   problemResponse,
   refuse,
+  saltOf,
   showLimits,
 } from "./http-context.ts";
 import { parseChat, parseCompletion } from "./openai.ts";
@@ -223,9 +224,10 @@ function exchangeOf(c: Ctx, deps: AppDeps, { parsed, ticket, created, after, pro
     fingerprint: deps.fingerprint(),
     ...(after === undefined ? {} : { after }),
   });
-  const { sampling, priority } = parsed.job;
+  const { sampling, priority, cacheSalt: salt } = parsed.job;
   const seed = sampling.seed ?? (note && BigInt(note.seed));
-  const job = { ...parsed.job, sampling: { ...sampling, seed }, priority: priorityOf(c, deps, priority) };
+  const caller = { priority: priorityOf(c, deps, priority), cacheSalt: saltOf(c, deps, salt) };
+  const job = { ...parsed.job, ...caller, sampling: { ...sampling, seed } };
   return new Exchange(c, deps, { job, prompts, writer, place, token, keep: keep && { ...keep, isNew: home === undefined }, home });
 }
 
@@ -279,7 +281,7 @@ async function runEmbeddings(c: Ctx, deps: AppDeps, { job: asked, encoded, place
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
-    const job = { ...asked, priority: priorityOf(c, deps, asked.priority) };
+    const job = { ...asked, priority: priorityOf(c, deps, asked.priority), cacheSalt: saltOf(c, deps, asked.cacheSalt) };
     const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: place.admitted.started };
     const found = await embed(request, deps);
     const { traceId } = span;

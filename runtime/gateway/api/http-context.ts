@@ -35,6 +35,7 @@ export interface AppDeps extends AnswerDeps {
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
   readonly unknownFields: UnknownFields;
+  readonly prefixIsolation: boolean;
   readonly tracing: Tracing;
   readonly load: () => PoolLoad;
   readonly fingerprint: () => string | undefined;
@@ -133,6 +134,11 @@ export function holderOf(c: Ctx): string {
 /** OpenAI's headers, where the client has limits. */
 export function showLimits(c: Ctx, deps: AppDeps): void {
   for (const [name, value] of Object.entries(deps.clients.headers(c.get("client")))) c.header(name, value);
+}
+
+/** With `gateway.prefixIsolation` no caller names the salt of another one. */
+export function saltOf(c: Ctx, { prefixIsolation }: AppDeps, requested: string): string {
+  return prefixIsolation ? JSON.stringify([c.get("tenant"), requested]) : requested;
 }
 
 export function priorityOf(c: Ctx, deps: AppDeps, requested: number | undefined): number {

@@ -8,9 +8,12 @@ import { grpcNetwork } from "../../net/grpc.ts";
 import type { Member } from "../../net/mapping.ts";
 import type { TlsSource } from "../../net/tls.ts";
 import { createTracing } from "../../observe/trace.ts";
-import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
+import { choose } from "./choose-worker.ts";
 import { ConversationHosts } from "./conversation-hosts.ts";
 import type { Attempt, Generation } from "./failover.ts";
+import { tieTokens } from "./policies/load-aware.ts";
+import type { Candidate } from "./policies/policy.ts";
+import { prefixHash } from "./rendezvous.ts";
 import { sourcesMax, textSources } from "./text-sources.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
@@ -19,7 +22,7 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
   state: "active",
   suspect: false,
   queuedTokens,
-  requests: 0,
+  ...{ requests: 0, found: 0, turn: 0 },
   numerics: "exact",
   ...rest,
 });
@@ -128,6 +131,7 @@ test("the chosen rank is active where one is, not suspect, and within the tie of
     suspect: fc.boolean(),
     queuedTokens: fc.nat(500),
     requests: fc.nat(4),
+    ...{ found: fc.constant(0), turn: fc.nat(9) },
     numerics: fc.constantFrom("", "exact"),
   });
   fc.assert(
@@ -184,7 +188,7 @@ test("an attempt that no worker accepted wakes nobody: nothing became free", asy
   const identity = { deploymentUid: "uid", rank: -1, podUid: "gw", bootId: "b" };
   const tls = {} as TlsSource; // nobody connects here
   const tracing = await createTracing({ service: "gateway" });
-  const pool = new WorkerPool({ identity, namespace: "ns", deployment: "mix", tls, network: grpcNetwork, tracing });
+  const pool = new WorkerPool({ identity, namespace: "ns", deployment: "mix", tls, network: grpcNetwork, tracing, routing: "PrefixAware" });
   const member = { rank: 0, podName: "mix-0", podUid: "p0", bootId: "b0", address: "127.0.0.1:1", state: "active" } as const;
   pool.apply({ version: 1, members: [member] });
   let woken = 0;
@@ -246,30 +250,21 @@ test("what ranks tell is kept by the beginnings of prompts: a conversation's own
   const known = new ConversationHosts();
   const prompt = (...blocks: readonly number[]) => ({ prompt: blocks.flatMap((block) => Array<number>(16).fill(block)) });
   const shares = (text: ReturnType<typeof prompt>): unknown => [...(known.of(text) ?? [])];
-  known.learn(
-    prompt(1, 1, 2),
-    [
-      { rank: 0, share: 0.5 },
-      { rank: 1, share: 2 },
-    ],
-    5,
-  );
-  known.learn(prompt(1, 1, 3), [{ rank: 0, share: 1 }], 6);
-  const ranks = [prompt(1, 1, 2, 7), prompt(1, 1, 3, 7), prompt(1, 1, 9), prompt(2)].map((text) => known.rankOf(text));
-  assert.deepEqual(ranks, [5, 6, 6, undefined], "where each was computed last");
+  known.learn(prompt(1, 1, 2), [
+    { rank: 0, share: 0.5 },
+    { rank: 1, share: 2 },
+  ]);
+  known.learn(prompt(1, 1, 3), [{ rank: 0, share: 1 }]);
   assert.deepEqual(shares(prompt(1, 1, 2, 7, 8)), [[0, 0.5]], "its next turn");
   const salted = { ...prompt(1, 1, 2, 7), cacheSalt: "a" };
-  assert.deepEqual([known.rankOf(salted), known.of(salted)], [undefined, undefined], "who sends another salt learns nothing");
-  known.learn(salted, [{ rank: 0, share: 1 }], 3);
-  assert.deepEqual([known.rankOf(salted), known.rankOf(prompt(1, 1, 2, 7))], [3, 5]);
+  assert.equal(known.of(salted), undefined, "who sends another salt learns nothing");
+  known.learn(salted, [{ rank: 0, share: 1 }]);
+  assert.deepEqual([shares(salted), shares(prompt(1, 1, 2, 7))], [[[0, 1]], [[0, 0.5]]]);
   assert.deepEqual(shares(prompt(1, 1, 9)), [[0, 0.75]], "another user of the same system prompt");
   assert.equal(known.of(prompt(2)), undefined);
-  known.learn(
-    prompt(4),
-    Array.from({ length: 400 }, (_, rank) => ({ rank, share: 1 })),
-    0,
-  );
+  const many = Array.from({ length: 400 }, (_, rank) => ({ rank, share: 1 }));
+  known.learn(prompt(4), many);
   assert.equal(known.of(prompt(4))?.size, 8);
-  for (let user = 10; user < 16_400; user++) known.learn(prompt(user), [{ rank: 0, share: 1 }], 0);
+  for (let user = 10; user < 16_400; user++) known.learn(prompt(user), [{ rank: 0, share: 1 }]);
   assert.equal(known.of(prompt(4)), undefined);
 });

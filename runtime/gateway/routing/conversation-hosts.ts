@@ -1,5 +1,5 @@
 // Which ranks host most of the experts that conversations choose, by the beginnings of their prompts, as ranks tell at the end of
-// requests, and where each was computed last. A turn begins with the prompt of the turn before, so the longest beginning that is known is the conversation's own.
+// requests. A turn begins with the prompt of the turn before, so the longest beginning that is known is the conversation's own.
 // Bounded: the beginning that was told of longest ago goes first.
 
 import type { HostShare as Message } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
@@ -9,8 +9,6 @@ export type HostShare = Readonly<Pick<Message, "rank" | "share">>;
 interface Known {
   readonly samples: number;
   readonly shares: ReadonlyMap<number, number>;
-  /** That computed a request last. */
-  readonly rank: number;
 }
 
 /** Whoever sends another salt learns nothing of a prompt: no rank is asked for what none has under it. */
@@ -31,32 +29,23 @@ const samplesMost = 8;
 export class ConversationHosts {
   readonly #known = new Map<number, Known>();
 
-  /** `rank`: that has computed it. */
-  learn(text: Text, hosts: readonly HostShare[], rank: number): void {
+  learn(text: Text, hosts: readonly HostShare[]): void {
     const shares = hosts.slice(0, ranksMax).filter(({ share }) => share >= 0 && share <= 1);
     if (shares.length === 0) return;
     const hashes = beginnings(text);
     for (const [block, hash] of hashes.entries()) {
       const isKept = block === hashes.length - 1 || Number.isInteger(Math.log2(block + 1));
-      if (isKept) this.#add(hash, shares, rank);
+      if (isKept) this.#add(hash, shares);
     }
   }
 
   /** 0 to 1 by rank; undefined for a conversation that is not known. */
   of(text: Text): ReadonlyMap<number, number> | undefined {
-    return this.#longest(text)?.shares;
-  }
-
-  rankOf(text: Text): number | undefined {
-    return this.#longest(text)?.rank;
-  }
-
-  #longest(text: Text): Known | undefined {
     const longest = beginnings(text).findLast((hash) => this.#known.has(hash));
-    return longest === undefined ? undefined : this.#known.get(longest);
+    return longest === undefined ? undefined : this.#known.get(longest)?.shares;
   }
 
-  #add(hash: number, shares: readonly HostShare[], computedBy: number): void {
+  #add(hash: number, shares: readonly HostShare[]): void {
     const before = this.#known.get(hash);
     const samples = Math.min(samplesMost, (before?.samples ?? 0) + 1);
     const average = ({ rank, share }: HostShare): number => {
@@ -64,7 +53,7 @@ export class ConversationHosts {
       return old + (share - old) / samples;
     };
     this.#known.delete(hash);
-    this.#known.set(hash, { samples, shares: new Map(shares.map((one) => [one.rank, average(one)])), rank: computedBy });
+    this.#known.set(hash, { samples, shares: new Map(shares.map((one) => [one.rank, average(one)])) });
     const [oldest] = this.#known.keys();
     if (this.#known.size > beginningsMax && oldest !== undefined) this.#known.delete(oldest);
   }

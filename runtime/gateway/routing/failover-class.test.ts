@@ -2,15 +2,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { type Candidate, choose } from "./choose-worker.ts";
+import { choose } from "./choose-worker.ts";
 import { type Attempt, type Generation, generate, type Shunned, type WorkerEvent, type Workers } from "./failover.ts";
 import { failoverLimits } from "./patience.ts";
+import type { Candidate } from "./policies/policy.ts";
 
 const ownClassMs = 1_000;
 const request: Generation = {
   ...{ requestId: "r", prompt: [1, 2, 3], maxTokens: 4, sampling: { temperature: 0, topP: 1, topK: 0, seed: 1n, logprobs: false } },
   ...{ eos: [], deadlineUnixMs: 60_000, traceparent: "", signal: new AbortController().signal },
 };
+
+const idle = { requests: 0, found: 0, turn: 0 } as const;
 
 /** Rank 0 computes two tokens and is lost, rank 1 of its class is full until then, rank 2 is of another class. */
 class Three implements Workers {
@@ -26,7 +29,7 @@ class Three implements Workers {
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { none: string } {
     const candidates = ["one", "one", "another"].map((numerics, rank): Candidate => {
       const lost = rank === 0 && this.#lost;
-      return { rank, numerics, state: lost ? "lost" : "active", suspect: false, requests: 0, queuedTokens: rank * 1_000 };
+      return { rank, numerics, state: lost ? "lost" : "active", suspect: false, ...idle, queuedTokens: rank * 1_000 };
     });
     const { rank } = choose(candidates, 0, { ...shunned, ...(replay.length > 0 ? { numerics: "one" } : {}) });
     assert.ok(rank !== undefined);
@@ -79,7 +82,7 @@ class Turns implements Workers {
 
   start({ maxTokens }: Generation, replay: readonly number[], { avoid, busy }: Shunned): Attempt | { none: string } {
     const candidates = ["one", "one", "another"].map((numerics, rank): Candidate => {
-      return { rank, numerics, state: "active", suspect: this.#suspects.has(rank), requests: 0, queuedTokens: rank * 1_000 };
+      return { rank, numerics, state: "active", suspect: this.#suspects.has(rank), ...idle, queuedTokens: rank * 1_000 };
     });
     const { rank } = choose(candidates, 0, { avoid, busy, ...(replay.length > 0 ? { numerics: "one" } : {}) });
     assert.ok(rank !== undefined);

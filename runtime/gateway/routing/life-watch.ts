@@ -3,6 +3,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { announcedTimeoutMs, FailureDetector, peerLimits } from "../../net/failure-detector.ts";
 import { fromStatus } from "../../net/grpc.ts";
+import type { PrefixChanges } from "./known-prefixes.ts";
 
 /** The owner checks the watch this often. */
 export const lookEveryMs = peerLimits.lookMs;
@@ -15,6 +16,7 @@ interface Heartbeat {
   readonly nextMs: number;
   readonly kvUse?: number | undefined;
   readonly passed?: number;
+  readonly prefixes?: PrefixChanges | undefined;
 }
 
 export interface LifeStream {
@@ -68,11 +70,16 @@ export class LifeWatch {
     this.#detector.heard();
   }
 
-  stop(): void {
-    this.#openAt = Number.POSITIVE_INFINITY;
+  /** Its stream is opened again at the next look, and begins anew. */
+  renew(): void {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.cancel();
+  }
+
+  stop(): void {
+    this.#openAt = Number.POSITIVE_INFINITY;
+    this.renew();
   }
 
   #open(): void {

@@ -1,6 +1,6 @@
 // The gateway's membership: it serves Control for the operator's pushes, and asks peers until it knows one.
 import type { AppError } from "../../../crds/common.ts";
-import type { MemberState } from "../../../crds/names.ts";
+import { defaultRoutingPolicy, type MemberState } from "../../../crds/names.ts";
 import type { GatewaySettings } from "../../../crds/process.ts";
 import { Control } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { GrpcServer, Network } from "../../net/grpc.ts";
@@ -15,7 +15,7 @@ import type { Admission } from "./admission.ts";
 import { controlHandlers } from "./control.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { textSources } from "./text-sources.ts";
-import { WorkerPool } from "./worker-pool.ts";
+import { type PoolOptions, WorkerPool } from "./worker-pool.ts";
 
 const controlCloseMs = 500;
 /** Peers matter while the operator is away. */
@@ -52,7 +52,9 @@ export interface Members {
 export async function joinMembers(options: MembersOptions, opened: AsyncDisposableStack): Promise<Members> {
   const { config, identity, host, log, metrics, health, tracing, tls, network, server, admission } = options;
   const { namespace, deployment, podName } = config;
-  const pool = new WorkerPool({ identity, namespace, deployment, tls, network, tracing, ...awayReports(metrics, log) });
+  const reports = { ...awayReports(metrics, log), ...routingReports(metrics) };
+  const routing = config.routing ?? defaultRoutingPolicy;
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network, tracing, routing, ...reports });
   const readiness = new Readiness(pool, health, log);
   metrics.onCollect(() => showWorkers(pool, metrics));
   let modelDigest = "";
@@ -100,6 +102,16 @@ function awayReports(metrics: Metrics<"gateway">, log: Log) {
     onOtherClass: (rank: number, before: string, now: string) =>
       log.warn({ rank, before, now }, "a request goes on in another numerics class; its text may differ from here on"),
     onBack: (rank: number) => log.info({ rank }, "worker answers again"),
+  };
+}
+
+function routingReports(metrics: Metrics<"gateway">): Pick<PoolOptions, "onChosen" | "onPrefixes"> {
+  return {
+    onChosen: (by, found) => {
+      metrics.add("enodia_gateway_choices_total", 1, { by });
+      metrics.add("enodia_gateway_found_tokens_total", found);
+    },
+    onPrefixes: (kind) => metrics.add("enodia_gateway_prefix_tells_total", 1, { kind }),
   };
 }
 

@@ -4,8 +4,12 @@ import type { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Identity, type Member, toSender } from "../../net/mapping.ts";
 import type { ServiceClient } from "../../net/service.ts";
 import type { Generation, Kept } from "./failover.ts";
+import { KnownPrefixes } from "./known-prefixes.ts";
 import type { LifeWatch } from "./life-watch.ts";
+import type { Candidate } from "./policies/policy.ts";
 
+/** A reported queue length is valid this long. */
+const reportedLoadMs = 2_000;
 /** A rank that says nothing about a kept answer in this time has none. */
 const keptAnswerMs = 500;
 
@@ -22,6 +26,10 @@ export interface Lease {
   finished: boolean;
   /** Another rank, which may have keys and values of the text. */
   readonly kvRank: number | undefined;
+  /** Of its prompt. */
+  readonly blocks: readonly string[];
+  /** Tokens of `pendingTokens` that need not be computed. */
+  found: number;
 }
 
 export interface Worker {
@@ -41,11 +49,29 @@ export interface Worker {
   /** Set when it speaks another wire version. */
   refused: string | undefined;
   kvUse: number | undefined;
+  readonly prefixes: KnownPrefixes;
+  /** Of all choices, the last one that took it; 0 = never. */
+  turn: number;
 }
 
 export function newWorker(member: Member): Worker {
   const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined, passed: { count: 0, at: 0 } };
-  return { member, client: undefined, leases: new Set(), leftAt: undefined, suspectUntil: 0, life: undefined, ...reported };
+  const chosen = { leases: new Set<Lease>(), prefixes: new KnownPrefixes(), turn: 0 };
+  return { member, client: undefined, leftAt: undefined, suspectUntil: 0, life: undefined, ...reported, ...chosen };
+}
+
+export function candidateOf(worker: Worker, found: number, now: number): Candidate {
+  const { member, leases, life, refused, turn } = worker;
+  const reported = now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0;
+  return {
+    rank: member.rank,
+    state: member.state,
+    suspect: worker.suspectUntil > now || life?.away === true,
+    queuedTokens: sum([...leases].map((lease) => lease.pendingTokens - lease.found)) + reported,
+    requests: leases.size,
+    ...{ found, turn, refused },
+    numerics: member.numerics ?? "",
+  };
 }
 
 /** Their requests continue elsewhere at once. */
@@ -91,6 +117,10 @@ export function stopKept(
   if (keep === undefined || finished || (keep.stays && signal.aborted)) return;
   const { id, digest } = keep;
   client?.kept({ sender: toSender(self), id, digest, stop: true }, { deadline: Date.now() + keptAnswerMs }).catch(nothing);
+}
+
+export function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
 }
 
 function nothing(): void {}

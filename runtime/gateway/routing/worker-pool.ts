@@ -1,6 +1,6 @@
 // The gateway's workers: membership, a gRPC client per live pod, load and health. It cuts the streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
-import { type MemberState, memberStates } from "../../../crds/names.ts";
+import { type MemberState, memberStates, type PrefixTell, type RoutingPolicyName, type RoutingReason } from "../../../crds/names.ts";
 import { slackMs } from "../../net/call-deadline.ts";
 import { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../net/grpc.ts";
@@ -9,11 +9,14 @@ import { whenReady } from "../../net/ready.ts";
 import { serverNames, type TlsSource } from "../../net/tls.ts";
 import { steadyClock } from "../../observe/steady-clock.ts";
 import type { Span, Tracing } from "../../observe/trace.ts";
-import { type Candidate, type Choice, choose, prefixHash } from "./choose-worker.ts";
+import { type Choice, choose } from "./choose-worker.ts";
 import { ConversationHosts } from "./conversation-hosts.ts";
 import type { Attempt, Generation, Kept, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
+import { policies } from "./policies/index.ts";
+import type { Candidate } from "./policies/policy.ts";
 import {
+  candidateOf,
   closeIfIdle,
   cut,
   disconnect,
@@ -24,14 +27,15 @@ import {
   newWorker,
   sameProcess,
   stopKept,
+  sum,
   type Worker,
 } from "./pool-worker.ts";
+import { PromptBlocks } from "./prompt-blocks.ts";
+import { prefixHash } from "./rendezvous.ts";
 import { fromMessage, toRequest } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 const suspectMs = 1_000;
-/** A reported queue length is valid this long. */
-const reportedLoadMs = 2_000;
 /** An answer in decode counts at most this, since its length is unknown. */
 const decodeTokensCounted = 128;
 /** A stream at a rank that is no member any more stands for this long; peers may refuse what it asks of them. */
@@ -52,6 +56,10 @@ export interface PoolOptions {
   readonly onBack?: (rank: number) => void;
   /** Its text may differ from here on. */
   readonly onOtherClass?: (rank: number, before: string, now: string) => void;
+  readonly routing: RoutingPolicyName;
+  /** `found`: tokens of the prompt that were known to be at the rank that was chosen. */
+  readonly onChosen?: (by: RoutingReason, found: number) => void;
+  readonly onPrefixes?: (change: PrefixTell) => void;
   readonly now?: () => number;
 }
 
@@ -66,6 +74,8 @@ export class WorkerPool implements Workers {
   /** The worker that last computed the request, and its class. */
   readonly #last = new WeakMap<Generation, { readonly rank: number; readonly numerics: string }>();
   readonly #conversations = new ConversationHosts();
+  readonly #blocks: PromptBlocks;
+  #turn = 0;
   #version = -1;
   #holdMs = 0;
   #leaving = false;
@@ -73,6 +83,7 @@ export class WorkerPool implements Workers {
   constructor(options: PoolOptions) {
     this.#options = options;
     this.#now = options.now ?? steadyClock();
+    this.#blocks = new PromptBlocks(options.routing, this.#now);
     this.#looks = setInterval(() => this.#look(), lookEveryMs);
     this.#looks.unref();
   }
@@ -136,10 +147,12 @@ export class WorkerPool implements Workers {
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const last = this.#last.get(generation);
     const before = replay.length > 0 ? last?.numerics : undefined;
-    const { rank, reason } = this.#choose(generation, shunned, before);
+    const { rank, reason, by = "home" } = this.#choose(generation, shunned, before);
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
     const { numerics = "" } = worker.member;
+    const blocks = this.#blocks.of(worker, generation);
+    const found = this.#blocks.found(worker, generation);
     if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
     const lease: Lease = {
       generation,
@@ -148,11 +161,16 @@ export class WorkerPool implements Workers {
       cut: new AbortController(),
       awaitedSince: this.#now(),
       finished: false,
-      kvRank: this.#otherRank(rank, last?.rank ?? this.#conversations.rankOf(generation)),
+      kvRank: this.#kvRank(worker, generation, last?.rank),
+      blocks,
+      found,
     };
     worker.leases.add(lease);
+    worker.turn = ++this.#turn;
+    worker.prefixes.expect(blocks);
+    this.#options.onChosen?.(by, found);
     const { tracing } = this.#options;
-    const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length };
+    const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length, "enodia.routing": by, "enodia.found_tokens": found };
     const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
     return {
       rank,
@@ -161,6 +179,7 @@ export class WorkerPool implements Workers {
         worker.leases.delete(lease);
         if (!this.#leaving) stopKept(worker, lease, this.#options.identity);
         closeIfIdle(worker);
+        worker.prefixes.ended(blocks, this.#now(), failed);
         if (failed) worker.suspectUntil = this.#now() + suspectMs;
         lease.cut.abort();
         span.end();
@@ -259,7 +278,8 @@ export class WorkerPool implements Workers {
     const at = home === undefined || shunned.avoid.has(home) ? undefined : this.#workers.get(home);
     if (at?.life?.away === false) return { rank: at.member.rank, reason: "" };
     const prefix = prefixHash(keep?.stays ? Buffer.from(keep.id) : prompt);
-    return choose(this.#candidates(), prefix, {
+    return choose(this.#candidates(generation), prefix, {
+      policy: policies[this.#options.routing],
       ...shunned,
       ...(numerics === undefined ? {} : { numerics }),
       conversation: this.#conversationOf(generation),
@@ -267,10 +287,11 @@ export class WorkerPool implements Workers {
     });
   }
 
-  /** Undefined for a rank that has nothing to give to another one. */
-  #otherRank(rank: number, from: number | undefined): number | undefined {
-    if (from === undefined || from === rank) return undefined;
-    return this.#workers.get(from)?.life?.away === false ? from : undefined;
+  /** One that may have more of the text; `before`: that computed it. */
+  #kvRank(worker: Worker, generation: Generation, before: number | undefined): number | undefined {
+    const others = [...this.#workers.values()].filter((other) => other !== worker && other.life?.away === false);
+    const from = others.find(({ member }) => member.rank === before) ?? this.#blocks.elsewhere(others, worker, generation);
+    return from?.member.rank;
   }
 
   #conversationOf(generation: Generation) {
@@ -279,9 +300,11 @@ export class WorkerPool implements Workers {
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
-    if (event.type === "token" || event.type === "progress")
+    if (event.type === "token" || event.type === "progress") {
+      lease.found = 0;
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
-    if (event.type === "finish") this.#conversations.learn(lease.generation, event.hosts ?? [], worker.member.rank);
+    }
+    if (event.type === "finish") this.#conversations.learn(lease.generation, event.hosts ?? []);
     const { rank, numerics = "" } = worker.member;
     if (event.type === "started" || event.type === "token") this.#last.set(lease.generation, { rank, numerics });
     if (event.type !== "queued" && event.type !== "started") return;
@@ -292,19 +315,9 @@ export class WorkerPool implements Workers {
     worker.reportedAt = this.#now();
   }
 
-  #candidates(): Candidate[] {
+  #candidates(generation: Generation): Candidate[] {
     const now = this.#now();
-    return [...this.#workers.values()].map((worker) => ({
-      rank: worker.member.rank,
-      state: worker.member.state,
-      suspect: worker.suspectUntil > now || worker.life?.away === true,
-      queuedTokens:
-        sum([...worker.leases].map((lease) => lease.pendingTokens)) +
-        (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
-      requests: worker.leases.size,
-      numerics: worker.member.numerics ?? "",
-      refused: worker.refused,
-    }));
+    return [...this.#workers.values()].map((worker) => candidateOf(worker, this.#blocks.found(worker, generation), now));
   }
 
   #client(worker: Worker): InferenceClient {
@@ -315,7 +328,7 @@ export class WorkerPool implements Workers {
   }
 
   #watch(worker: Worker): LifeWatch {
-    const { identity, onAway, onBack } = this.#options;
+    const { identity, onAway, onBack, onPrefixes } = this.#options;
     const { rank } = worker.member;
     this.#watched.add(worker);
     return new LifeWatch({
@@ -327,7 +340,10 @@ export class WorkerPool implements Workers {
         cut(worker, error);
         if (anew) disconnect(worker);
       },
-      onHeartbeat: ({ kvUse, passed = 0 }) => {
+      onHeartbeat: ({ kvUse, passed = 0, prefixes }) => {
+        const change = prefixes && worker.prefixes.take(prefixes, this.#now());
+        if (change !== undefined) onPrefixes?.(change);
+        if (change === "gap") worker.life?.renew();
         if (passed !== worker.passed.count) worker.passed = { count: passed, at: this.#now() };
         worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
@@ -370,10 +386,6 @@ export class WorkerPool implements Workers {
   #notifyOne(): void {
     this.#waiting.values().next().value?.();
   }
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }
 
 function nothing(): void {}

@@ -191,6 +191,13 @@ export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
    * @generated from field: uint32 passed = 4;
    */
   passed: number;
+
+  /**
+   * unset: as told before
+   *
+   * @generated from field: enodia.runtime.v1.PrefixChanges prefixes = 5;
+   */
+  prefixes?: PrefixChanges | undefined;
 };
 
 /**
@@ -198,6 +205,43 @@ export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
  * Use `create(AliveEventSchema)` to create a new message.
  */
 export declare const AliveEventSchema: GenMessage<AliveEvent>;
+
+/**
+ * Of what the worker has computed of prompts: the ids of blocks of 64 tokens, 16 bytes each, as the chain of hashes names them at their end.
+ *
+ * @generated from message enodia.runtime.v1.PrefixChanges
+ */
+export declare type PrefixChanges = Message<"enodia.runtime.v1.PrefixChanges"> & {
+  /**
+   * in its stream, from 1; after a gap the gateway knows nothing, and opens the stream again
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * 32 bytes that the chain begins with; set: what was told before holds no more
+   *
+   * @generated from field: bytes root = 2;
+   */
+  root: Uint8Array;
+
+  /**
+   * @generated from field: bytes gained = 3;
+   */
+  gained: Uint8Array;
+
+  /**
+   * @generated from field: bytes lost = 4;
+   */
+  lost: Uint8Array;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.PrefixChanges.
+ * Use `create(PrefixChangesSchema)` to create a new message.
+ */
+export declare const PrefixChangesSchema: GenMessage<PrefixChanges>;
 
 /**
  * @generated from message enodia.runtime.v1.Sampling

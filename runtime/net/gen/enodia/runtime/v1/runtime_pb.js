@@ -12,7 +12,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file enodia/runtime/v1/runtime.proto.
  */
 export const file_enodia_runtime_v1_runtime = /*@__PURE__*/
-  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiMAoES2VlcBIKCgJpZBgBIAEoCRIOCgZkaWdlc3QYAiABKAwSDAoEbm90ZRgDIAEoDCJiCgtLZXB0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCgoCaWQYAiABKAkSDAoEc3RvcBgDIAEoCBIOCgZkaWdlc3QYBCABKAwiRQoJS2VwdFJlcGx5EgwKBGtlcHQYASABKAgSDgoGdG9rZW5zGAIgASgNEgwKBG5vdGUYAyABKAwSDAoEb3ZlchgEIAEoCCI5CgxBbGl2ZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIlMKCkFsaXZlRXZlbnQSDwoHbmV4dF9tcxgBIAEoDRITCgZrdl91c2UYAyABKAJIAIgBARIOCgZwYXNzZWQYBCABKA1CCQoHX2t2X3VzZUoECAIQAyLAAgoIU2FtcGxpbmcSEwoLdGVtcGVyYXR1cmUYASABKAISDQoFdG9wX3AYAiABKAISDQoFdG9wX2sYAyABKA0SDAoEc2VlZBgEIAEoBBIQCghsb2dwcm9icxgFIAEoCBIUCgx0b3BfbG9ncHJvYnMYBiABKA0SDQoFbWluX3AYByABKAISGAoQcHJlc2VuY2VfcGVuYWx0eRgIIAEoAhIZChFmcmVxdWVuY3lfcGVuYWx0eRgJIAEoAhIaChJyZXBldGl0aW9uX3BlbmFsdHkYCiABKAISKgoEYmlhcxgLIAMoCzIcLmVub2RpYS5ydW50aW1lLnYxLlRva2VuQmlhcxISCgpjb25zdHJhaW50GAwgASgJEhcKD2NvbnN0cmFpbnRfc3BlYxgNIAEoCRISCgptaW5fdG9rZW5zGA4gASgNIiYKCVRva2VuQmlhcxIKCgJpZBgBIAEoDRINCgV2YWx1ZRgCIAEoAiKGAwoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJEhAKCHByaW9yaXR5GAogASgREg0KBWVtYmVkGAsgASgIEhcKD3Byb21wdF9sb2dwcm9icxgMIAEoCBIlCgRrZWVwGA0gASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuS2VlcBIUCgdrdl9yYW5rGA4gASgNSACIAQESEgoKY2FjaGVfc2FsdBgPIAEoCUIKCghfa3ZfcmFuayLlAgoNR2VuZXJhdGVFdmVudBItCgdzdGFydGVkGAEgASgLMhouZW5vZGlhLnJ1bnRpbWUudjEuU3RhcnRlZEgAEikKBXRva2VuGAIgASgLMhguZW5vZGlhLnJ1bnRpbWUudjEuVG9rZW5IABIrCgZmaW5pc2gYAyABKAsyGS5lbm9kaWEucnVudGltZS52MS5GaW5pc2hIABIrCgZxdWV1ZWQYBCABKAsyGS5lbm9kaWEucnVudGltZS52MS5RdWV1ZWRIABIvCghwcm9ncmVzcxgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlByb2dyZXNzSAASMQoJZW1iZWRkaW5nGAYgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuRW1iZWRkaW5nSAASMwoGcHJvbXB0GAcgASgLMiEuZW5vZGlhLnJ1bnRpbWUudjEuUHJvbXB0TG9ncHJvYnNIAEIHCgVldmVudCIuCgZRdWV1ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDRINCgVhZ2FpbhgCIAEoCCJiCgdTdGFydGVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA0SFQoNY2FjaGVkX3Rva2VucxgDIAEoDRINCgVhZ2FpbhgEIAEoCEoECAIQA1IUY2FjaGVkX3Byb21wdF90b2tlbnMiXQoFVG9rZW4SCgoCaWQYASABKA0SEAoIcG9zaXRpb24YAiABKA0SDwoHbG9ncHJvYhgDIAEoAhIPCgd0b3BfaWRzGAQgAygNEhQKDHRvcF9sb2dwcm9icxgFIAMoAiJbCg5Qcm9tcHRMb2dwcm9icxIQCghwb3NpdGlvbhgBIAEoDRIQCghsb2dwcm9icxgCIAMoAhIPCgd0b3BfaWRzGAMgAygNEhQKDHRvcF9sb2dwcm9icxgEIAMoAiIbCglFbWJlZGRpbmcSDgoGdmFsdWVzGAEgAygCIhwKCFByb2dyZXNzEhAKCHBvc2l0aW9uGAEgASgNInsKBkZpbmlzaBIvCgZyZWFzb24YASABKA4yHy5lbm9kaWEucnVudGltZS52MS5GaW5pc2hSZWFzb24SKwoFaG9zdHMYAyADKAsyHC5lbm9kaWEucnVudGltZS52MS5Ib3N0U2hhcmVKBAgCEANSDW91dHB1dF90b2tlbnMiKAoJSG9zdFNoYXJlEgwKBHJhbmsYASABKA0SDQoFc2hhcmUYAiABKAIimwEKBUhlbGxvEikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIrCgdjaGFubmVsGAIgASgOMhouZW5vZGlhLnJ1bnRpbWUudjEuQ2hhbm5lbBIOCgZoaWRkZW4YAyABKA0SDAoEc3VtcxgEIAEoCRINCgV3b3JsZBgFIAEoBBINCgVyYW5rcxgGIAEoDSIsCgdXZWxjb21lEgwKBHN1bXMYASABKAkSEwoLZW5naW5lX3BvcnQYAiABKA0iJAoDRW5kEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSKvAQoIRGVjbGluZWQSCwoDc2VxGAEgASgNEjIKCm5vdF9ob3N0ZWQYAiABKAsyHC5lbm9kaWEucnVudGltZS52MS5Ob3RIb3N0ZWRIABInCgRidXN5GAMgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuQnVzeUgAEi8KCHJlamVjdGVkGAQgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUmVqZWN0ZWRIAEIICgZyZWFzb24iPgoJTm90SG9zdGVkEhMKC2xheWVyX2Vwb2NoGAIgASgEEg8KB2V4cGVydHMYAyADKA1KBAgBEAJSBWVwb2NoIh4KBEJ1c3kSFgoOcmV0cnlfYWZ0ZXJfbXMYASABKA0iGgoIUmVqZWN0ZWQSDgoGcmVhc29uGAEgASgJIr4BCgRSZWFkEisKBHVuaXQYASABKAsyGy5lbm9kaWEucnVudGltZS52MS5Vbml0UmVhZEgAEisKBGZpbGUYAiABKAsyGy5lbm9kaWEucnVudGltZS52MS5GaWxlUmVhZEgAEisKBGxpc3QYAyABKAsyGy5lbm9kaWEucnVudGltZS52MS5MaXN0UmVhZEgAEicKAmt2GAQgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuS3ZSZWFkSABCBgoEd2hhdCKMAQoIVW5pdFJlYWQSFAoMbW9kZWxfZGlnZXN0GAEgASgJEg0KBWxheWVyGAIgASgNEg4KBmV4cGVydBgDIAEoDRINCgVjb2RlYxgEIAEoCRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgFIAEoBBIeChZsaW1pdF9ieXRlc19wZXJfc2Vjb25kGAYgASgEIigKCEZpbGVSZWFkEgwKBG5hbWUYASABKAkSDgoGb2Zmc2V0GAIgASgEIhkKCExpc3RSZWFkEg0KBWNvZGVjGAEgASgJIk0KBkt2UmVhZBILCgNpZHMYASABKAwSDAoEZnJvbRgCIAEoDRIKCgJ0bxgDIAEoDRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgEIAEoBCIlCgVDaHVuaxIOCgZvZmZzZXQYASABKAQSDAoEZGF0YRgCIAEoDCJHCghGaWxlTGlzdBIOCgZkaWdlc3QYASABKAkSKwoFZmlsZXMYAiADKAsyHC5lbm9kaWEucnVudGltZS52MS5GaWxlRW50cnkiOAoJRmlsZUVudHJ5EgwKBG5hbWUYASABKAkSDQoFYnl0ZXMYAiABKAQSDgoGc2hhMjU2GAMgASgJIjwKD0Rlc2NyaWJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIijwQKDURlc2NyaWJlUmVwbHkSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIQCghwb2RfbmFtZRgCIAEoCRIUCgxtb2RlbF9kaWdlc3QYAyABKAkSFAoMYXJjaGl0ZWN0dXJlGAQgASgJEg4KBmxheWVycxgFIAEoDRIPCgdleHBlcnRzGAYgASgNEg0KBXRvcF9rGAcgASgNEg0KBWNvZGVjGAggASgJEhQKDHN0b3JlZF9ieXRlcxgJIAMoBBIWCg5yZXNpZGVudF9ieXRlcxgKIAMoBBIUCgxidWRnZXRfYnl0ZXMYCyABKAQSEwoLZGVuc2VfYnl0ZXMYDCABKAQSEAoIa3ZfYnl0ZXMYDSABKAQSDgoGZGV2aWNlGA8gASgJEg0KBXNwZWVkGBAgASgCEi4KBnN0YXR1cxgRIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLldhdGNoU3RhdHVzEhUKDWxheWVyX2V4cGVydHMYEiADKA0SEwoLbWF4X2NvbnRleHQYEyABKA0SEAoIa3Zfc2xvdHMYFCABKA0SEAoIbnVtZXJpY3MYFSABKAkSEQoJa3ZfYmxvY2tzGBYgASgNEhcKD2t2X2Jsb2NrX3Rva2VucxgXIAEoDRITCgt0ZXh0X2RpZ2VzdBgYIAEoCUoECA4QD1IHYmFja2VuZCK/AQoGTWVtYmVyEgwKBHJhbmsYASABKA0SEAoIcG9kX25hbWUYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRIPCgdib290X2lkGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSLQoFc3RhdGUYBiABKA4yHi5lbm9kaWEucnVudGltZS52MS5NZW1iZXJTdGF0ZRIQCghudW1lcmljcxgHIAEoCRIMCgR6b25lGAggASgJEhMKC3RleHRfZGlnZXN0GAkgASgJIloKCk1lbWJlcnNoaXASDwoHdmVyc2lvbhgBIAEoBBIqCgdtZW1iZXJzGAIgAygLMhkuZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyEg8KB2hvbGRfbXMYAyABKAQiSQoJTGF5ZXJQbGFuEg0KBWxheWVyGAEgASgNEg0KBWVwb2NoGAIgASgEEg0KBWhvc3RzGAMgASgJEg8KB3dlaWdodHMYBCABKAkimgEKBFBsYW4SFgoOZGVwbG95bWVudF91aWQYASABKAkSDQoFZXBvY2gYAiABKAQSFAoMcGFyZW50X2Vwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRIUCgxtb2RlbF9kaWdlc3QYBSABKAkSLAoGbGF5ZXJzGAYgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJQbGFuIv4BCglXYXRjaFB1c2gSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEjMKCm1lbWJlcnNoaXAYAiABKAsyHS5lbm9kaWEucnVudGltZS52MS5NZW1iZXJzaGlwSAASJwoEcGxhbhgDIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW5IABIOCgRwaW5nGAQgASgISAASFAoMc2VudF91bml4X21zGAUgASgDEhEKCWxvZ19sZXZlbBgGIAEoCRITCgtzdXBwcmVzc19tcxgHIAEoDRISCgp3YW50c19sb2FkGAggASgIQgYKBHB1c2giNQoMQ2xvY2tSZWFkaW5nEhQKDHBpbmdfdW5peF9tcxgBIAEoAxIPCgd1bml4X21zGAIgASgDIsMECgtXYXRjaFN0YXR1cxInCgRzZWxmGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg0KBWVwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRINCgVyZWFkeRgFIAEoCBIYChBub3RfcmVhZHlfcmVhc29uGAYgASgJEhQKDGhvc3RlZF9ieXRlcxgHIAEoBBIVCg1xdWV1ZWRfdG9rZW5zGAkgASgNEhcKD2FjdGl2ZV9yZXF1ZXN0cxgKIAEoDRIQCghkcmFpbmluZxgLIAEoCBIaChJtZW1iZXJzaGlwX3ZlcnNpb24YDCABKAQSLgoGaG9zdGVkGA0gAygLMh4uZW5vZGlhLnJ1bnRpbWUudjEuSG9zdGVkTGF5ZXISLgoFY2xvY2sYESABKAsyHy5lbm9kaWEucnVudGltZS52MS5DbG9ja1JlYWRpbmcSDwoHbGVhdmluZxgUIAEoCBIpCgZzZXJ2ZWQYFSABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZXJ2ZWQSIwoDdXNlGBYgASgLMhYuZW5vZGlhLnJ1bnRpbWUudjEuVXNlEicKBWZyb250GBcgASgLMhguZW5vZGlhLnJ1bnRpbWUudjEuRnJvbnQSDAoEbG9hZBgYIAMoDEoECAIQA0oECAgQCUoECA4QEVIIcG9kX25hbWVSDGJ1ZGdldF9ieXRlc1ILZGVuc2VfYnl0ZXNSCGt2X2J5dGVzUhNmZXRjaGVkX2J5dGVzX3RvdGFsIj4KBUZyb250Eg8KB2lkbGVfbXMYASABKAQSEwoLd2FudHNfcmFua3MYAiABKAgSDwoHdW5hc2tlZBgDIAEoCCJACgNVc2USEQoJa3ZfYmxvY2tzGAEgASgNEhYKDmt2X2Jsb2Nrc191c2VkGAIgASgNEg4KBnRva2VucxgDIAEoBCJ+CgZTZXJ2ZWQSEAoIcmVxdWVzdHMYASABKAQSDgoGZmFpbGVkGAIgASgEEgwKBGdhcHMYAyABKAQSEgoKZ2FwX21pY3JvcxgEIAEoBBIUCgxmaXJzdF90b2tlbnMYBSABKAQSGgoSZmlyc3RfdG9rZW5fbWljcm9zGAYgASgEIjwKC0hvc3RlZExheWVyEg0KBWxheWVyGAEgASgNEg0KBWVwb2NoGAIgASgEEg8KB2V4cGVydHMYAyADKA0iPAoPU25hcHNob3RSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciJ6Cg1TbmFwc2hvdFJlcGx5EiUKBHBsYW4YASABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuEjEKCm1lbWJlcnNoaXAYAiABKAsyHS5lbm9kaWEucnVudGltZS52MS5NZW1iZXJzaGlwEg8KB2xlYXZpbmcYAyABKAgimgEKDlByZXBhcmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIlCgRwbGFuGAIgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIYChBkZWFkbGluZV91bml4X21zGAMgASgDEhwKFG1heF9ieXRlc19wZXJfc2Vjb25kGAQgASgEIrEBCgxQcmVwYXJlRXZlbnQSLgoFcmVhZHkYASABKAsyHS5lbm9kaWEucnVudGltZS52MS5MYXllclJlYWR5SAASMAoGZmFpbGVkGAIgASgLMh4uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJGYWlsZWRIABI2Cghwcm9ncmVzcxgDIAEoCzIiLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVQcm9ncmVzc0gAQgcKBWV2ZW50ImQKCkxheWVyUmVhZHkSDQoFbGF5ZXIYASABKA0SDQoFYnl0ZXMYAiABKAQSKwoHZmV0Y2hlZBgEIAMoCzIaLmVub2RpYS5ydW50aW1lLnYxLkZldGNoZWRKBAgDEARSBW1vdmVzIjkKB0ZldGNoZWQSDgoGc291cmNlGAEgASgREg0KBWJ5dGVzGAIgASgEEg8KB3NlY29uZHMYAyABKAEiOwoLTGF5ZXJGYWlsZWQSDQoFbGF5ZXIYASABKA0SDAoEY29kZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJIiYKD1ByZXBhcmVQcm9ncmVzcxINCgVieXRlcxgBIAEoBEoECAIQAyJhCg1Db21taXRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIlCgRwbGFuGAIgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbiJACgtDb21taXRSZXBseRIRCgljb21taXR0ZWQYASADKA0SDwoHcmVmdXNlZBgCIAEoCRINCgVlcG9jaBgDIAEoBCJYCgxBYm9ydFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg0KBWVwb2NoGAIgASgEEg4KBmxheWVycxgDIAMoDSIbCgpBYm9ydFJlcGx5SgQIARACUgdhYm9ydGVkIm4KDlJlbGVhc2VSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgCIAEoBBIOCgZsYXllcnMYAyADKA0SEgoKZHJhaW5fb25seRgEIAEoCCJECgxSZWxlYXNlUmVwbHkSEAoIcmVsZWFzZWQYASADKA0SDwoHcGVuZGluZxgCIAMoDUoECAMQBFILZnJlZWRfYnl0ZXMiXAoMRHJhaW5SZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIOCgZjYW5jZWwYAiABKAgSEQoJZmluaXNoX21zGAMgASgEIiMKCkRyYWluUmVwbHlKBAgBEAJSD2FjdGl2ZV9yZXF1ZXN0cyqYAQoMRmluaXNoUmVhc29uEh0KGUZJTklTSF9SRUFTT05fVU5TUEVDSUZJRUQQABIWChJGSU5JU0hfUkVBU09OX1NUT1AQARIYChRGSU5JU0hfUkVBU09OX0xFTkdUSBACEhsKF0ZJTklTSF9SRUFTT05fQ0FOQ0VMTEVEEAMSGgoWRklOSVNIX1JFQVNPTl9EUkFJTklORxAEKnUKB0NoYW5uZWwSFwoTQ0hBTk5FTF9VTlNQRUNJRklFRBAAEhUKEUNIQU5ORUxfSEVBUlRCRUFUEAESEgoOQ0hBTk5FTF9FTkdJTkUQAhIUChBDSEFOTkVMX1RSQUlOSU5HEAMSEAoMQ0hBTk5FTF9CVUxLEAQqkAEKC01lbWJlclN0YXRlEhwKGE1FTUJFUl9TVEFURV9VTlNQRUNJRklFRBAAEhgKFE1FTUJFUl9TVEFURV9KT0lOSU5HEAESFwoTTUVNQkVSX1NUQVRFX0FDVElWRRACEhkKFU1FTUJFUl9TVEFURV9EUkFJTklORxADEhUKEU1FTUJFUl9TVEFURV9MT1NUEAQy8AEKCUluZmVyZW5jZRJSCghHZW5lcmF0ZRIiLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlRXZlbnQwARJJCgVBbGl2ZRIfLmVub2RpYS5ydW50aW1lLnYxLkFsaXZlUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFsaXZlRXZlbnQwARJECgRLZXB0Eh4uZW5vZGlhLnJ1bnRpbWUudjEuS2VwdFJlcXVlc3QaHC5lbm9kaWEucnVudGltZS52MS5LZXB0UmVwbHky9gQKB0NvbnRyb2wSUAoIRGVzY3JpYmUSIi5lbm9kaWEucnVudGltZS52MS5EZXNjcmliZVJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5EZXNjcmliZVJlcGx5EkkKBVdhdGNoEhwuZW5vZGlhLnJ1bnRpbWUudjEuV2F0Y2hQdXNoGh4uZW5vZGlhLnJ1bnRpbWUudjEuV2F0Y2hTdGF0dXMoATABElAKCFNuYXBzaG90EiIuZW5vZGlhLnJ1bnRpbWUudjEuU25hcHNob3RSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuU25hcHNob3RSZXBseRJPCgdQcmVwYXJlEiEuZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZVJlcXVlc3QaHy5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlRXZlbnQwARJKCgZDb21taXQSIC5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXF1ZXN0Gh4uZW5vZGlhLnJ1bnRpbWUudjEuQ29tbWl0UmVwbHkSRwoFQWJvcnQSHy5lbm9kaWEucnVudGltZS52MS5BYm9ydFJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5BYm9ydFJlcGx5Ek0KB1JlbGVhc2USIS5lbm9kaWEucnVudGltZS52MS5SZWxlYXNlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXBseRJHCgVEcmFpbhIfLmVub2RpYS5ydW50aW1lLnYxLkRyYWluUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkRyYWluUmVwbHliBnByb3RvMw");
+  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiMAoES2VlcBIKCgJpZBgBIAEoCRIOCgZkaWdlc3QYAiABKAwSDAoEbm90ZRgDIAEoDCJiCgtLZXB0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCgoCaWQYAiABKAkSDAoEc3RvcBgDIAEoCBIOCgZkaWdlc3QYBCABKAwiRQoJS2VwdFJlcGx5EgwKBGtlcHQYASABKAgSDgoGdG9rZW5zGAIgASgNEgwKBG5vdGUYAyABKAwSDAoEb3ZlchgEIAEoCCI5CgxBbGl2ZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIocBCgpBbGl2ZUV2ZW50Eg8KB25leHRfbXMYASABKA0SEwoGa3ZfdXNlGAMgASgCSACIAQESDgoGcGFzc2VkGAQgASgNEjIKCHByZWZpeGVzGAUgASgLMiAuZW5vZGlhLnJ1bnRpbWUudjEuUHJlZml4Q2hhbmdlc0IJCgdfa3ZfdXNlSgQIAhADIksKDVByZWZpeENoYW5nZXMSDgoGbnVtYmVyGAEgASgNEgwKBHJvb3QYAiABKAwSDgoGZ2FpbmVkGAMgASgMEgwKBGxvc3QYBCABKAwiwAIKCFNhbXBsaW5nEhMKC3RlbXBlcmF0dXJlGAEgASgCEg0KBXRvcF9wGAIgASgCEg0KBXRvcF9rGAMgASgNEgwKBHNlZWQYBCABKAQSEAoIbG9ncHJvYnMYBSABKAgSFAoMdG9wX2xvZ3Byb2JzGAYgASgNEg0KBW1pbl9wGAcgASgCEhgKEHByZXNlbmNlX3BlbmFsdHkYCCABKAISGQoRZnJlcXVlbmN5X3BlbmFsdHkYCSABKAISGgoScmVwZXRpdGlvbl9wZW5hbHR5GAogASgCEioKBGJpYXMYCyADKAsyHC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkJpYXMSEgoKY29uc3RyYWludBgMIAEoCRIXCg9jb25zdHJhaW50X3NwZWMYDSABKAkSEgoKbWluX3Rva2VucxgOIAEoDSImCglUb2tlbkJpYXMSCgoCaWQYASABKA0SDQoFdmFsdWUYAiABKAIihgMKD0dlbmVyYXRlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEgoKcmVxdWVzdF9pZBgCIAEoCRIOCgZwcm9tcHQYAyADKA0SDgoGcmVwbGF5GAQgAygNEhIKCm1heF90b2tlbnMYBSABKA0SLQoIc2FtcGxpbmcYBiABKAsyGy5lbm9kaWEucnVudGltZS52MS5TYW1wbGluZxILCgNlb3MYByADKA0SGAoQZGVhZGxpbmVfdW5peF9tcxgIIAEoAxITCgt0cmFjZXBhcmVudBgJIAEoCRIQCghwcmlvcml0eRgKIAEoERINCgVlbWJlZBgLIAEoCBIXCg9wcm9tcHRfbG9ncHJvYnMYDCABKAgSJQoEa2VlcBgNIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLktlZXASFAoHa3ZfcmFuaxgOIAEoDUgAiAEBEhIKCmNhY2hlX3NhbHQYDyABKAlCCgoIX2t2X3Jhbmsi5QIKDUdlbmVyYXRlRXZlbnQSLQoHc3RhcnRlZBgBIAEoCzIaLmVub2RpYS5ydW50aW1lLnYxLlN0YXJ0ZWRIABIpCgV0b2tlbhgCIAEoCzIYLmVub2RpYS5ydW50aW1lLnYxLlRva2VuSAASKwoGZmluaXNoGAMgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuRmluaXNoSAASKwoGcXVldWVkGAQgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuUXVldWVkSAASLwoIcHJvZ3Jlc3MYBSABKAsyGy5lbm9kaWEucnVudGltZS52MS5Qcm9ncmVzc0gAEjEKCWVtYmVkZGluZxgGIAEoCzIcLmVub2RpYS5ydW50aW1lLnYxLkVtYmVkZGluZ0gAEjMKBnByb21wdBgHIAEoCzIhLmVub2RpYS5ydW50aW1lLnYxLlByb21wdExvZ3Byb2JzSABCBwoFZXZlbnQiLgoGUXVldWVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA0SDQoFYWdhaW4YAiABKAgiYgoHU3RhcnRlZBIVCg1xdWV1ZWRfdG9rZW5zGAEgASgNEhUKDWNhY2hlZF90b2tlbnMYAyABKA0SDQoFYWdhaW4YBCABKAhKBAgCEANSFGNhY2hlZF9wcm9tcHRfdG9rZW5zIl0KBVRva2VuEgoKAmlkGAEgASgNEhAKCHBvc2l0aW9uGAIgASgNEg8KB2xvZ3Byb2IYAyABKAISDwoHdG9wX2lkcxgEIAMoDRIUCgx0b3BfbG9ncHJvYnMYBSADKAIiWwoOUHJvbXB0TG9ncHJvYnMSEAoIcG9zaXRpb24YASABKA0SEAoIbG9ncHJvYnMYAiADKAISDwoHdG9wX2lkcxgDIAMoDRIUCgx0b3BfbG9ncHJvYnMYBCADKAIiGwoJRW1iZWRkaW5nEg4KBnZhbHVlcxgBIAMoAiIcCghQcm9ncmVzcxIQCghwb3NpdGlvbhgBIAEoDSJ7CgZGaW5pc2gSLwoGcmVhc29uGAEgASgOMh8uZW5vZGlhLnJ1bnRpbWUudjEuRmluaXNoUmVhc29uEisKBWhvc3RzGAMgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuSG9zdFNoYXJlSgQIAhADUg1vdXRwdXRfdG9rZW5zIigKCUhvc3RTaGFyZRIMCgRyYW5rGAEgASgNEg0KBXNoYXJlGAIgASgCIpsBCgVIZWxsbxIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISKwoHY2hhbm5lbBgCIAEoDjIaLmVub2RpYS5ydW50aW1lLnYxLkNoYW5uZWwSDgoGaGlkZGVuGAMgASgNEgwKBHN1bXMYBCABKAkSDQoFd29ybGQYBSABKAQSDQoFcmFua3MYBiABKA0iLAoHV2VsY29tZRIMCgRzdW1zGAEgASgJEhMKC2VuZ2luZV9wb3J0GAIgASgNIiQKA0VuZBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkirwEKCERlY2xpbmVkEgsKA3NlcRgBIAEoDRIyCgpub3RfaG9zdGVkGAIgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTm90SG9zdGVkSAASJwoEYnVzeRgDIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLkJ1c3lIABIvCghyZWplY3RlZBgEIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlJlamVjdGVkSABCCAoGcmVhc29uIj4KCU5vdEhvc3RlZBITCgtsYXllcl9lcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNSgQIARACUgVlcG9jaCIeCgRCdXN5EhYKDnJldHJ5X2FmdGVyX21zGAEgASgNIhoKCFJlamVjdGVkEg4KBnJlYXNvbhgBIAEoCSK+AQoEUmVhZBIrCgR1bml0GAEgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuVW5pdFJlYWRIABIrCgRmaWxlGAIgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuRmlsZVJlYWRIABIrCgRsaXN0GAMgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuTGlzdFJlYWRIABInCgJrdhgEIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkt2UmVhZEgAQgYKBHdoYXQijAEKCFVuaXRSZWFkEhQKDG1vZGVsX2RpZ2VzdBgBIAEoCRINCgVsYXllchgCIAEoDRIOCgZleHBlcnQYAyABKA0SDQoFY29kZWMYBCABKAkSHAoUbWF4X2J5dGVzX3Blcl9zZWNvbmQYBSABKAQSHgoWbGltaXRfYnl0ZXNfcGVyX3NlY29uZBgGIAEoBCIoCghGaWxlUmVhZBIMCgRuYW1lGAEgASgJEg4KBm9mZnNldBgCIAEoBCIZCghMaXN0UmVhZBINCgVjb2RlYxgBIAEoCSJNCgZLdlJlYWQSCwoDaWRzGAEgASgMEgwKBGZyb20YAiABKA0SCgoCdG8YAyABKA0SHAoUbWF4X2J5dGVzX3Blcl9zZWNvbmQYBCABKAQiJQoFQ2h1bmsSDgoGb2Zmc2V0GAEgASgEEgwKBGRhdGEYAiABKAwiRwoIRmlsZUxpc3QSDgoGZGlnZXN0GAEgASgJEisKBWZpbGVzGAIgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuRmlsZUVudHJ5IjgKCUZpbGVFbnRyeRIMCgRuYW1lGAEgASgJEg0KBWJ5dGVzGAIgASgEEg4KBnNoYTI1NhgDIAEoCSI8Cg9EZXNjcmliZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIo8ECg1EZXNjcmliZVJlcGx5EicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSFAoMbW9kZWxfZGlnZXN0GAMgASgJEhQKDGFyY2hpdGVjdHVyZRgEIAEoCRIOCgZsYXllcnMYBSABKA0SDwoHZXhwZXJ0cxgGIAEoDRINCgV0b3BfaxgHIAEoDRINCgVjb2RlYxgIIAEoCRIUCgxzdG9yZWRfYnl0ZXMYCSADKAQSFgoOcmVzaWRlbnRfYnl0ZXMYCiADKAQSFAoMYnVkZ2V0X2J5dGVzGAsgASgEEhMKC2RlbnNlX2J5dGVzGAwgASgEEhAKCGt2X2J5dGVzGA0gASgEEg4KBmRldmljZRgPIAEoCRINCgVzcGVlZBgQIAEoAhIuCgZzdGF0dXMYESABKAsyHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cxIVCg1sYXllcl9leHBlcnRzGBIgAygNEhMKC21heF9jb250ZXh0GBMgASgNEhAKCGt2X3Nsb3RzGBQgASgNEhAKCG51bWVyaWNzGBUgASgJEhEKCWt2X2Jsb2NrcxgWIAEoDRIXCg9rdl9ibG9ja190b2tlbnMYFyABKA0SEwoLdGV4dF9kaWdlc3QYGCABKAlKBAgOEA9SB2JhY2tlbmQivwEKBk1lbWJlchIMCgRyYW5rGAEgASgNEhAKCHBvZF9uYW1lGAIgASgJEg8KB3BvZF91aWQYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEi0KBXN0YXRlGAYgASgOMh4uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyU3RhdGUSEAoIbnVtZXJpY3MYByABKAkSDAoEem9uZRgIIAEoCRITCgt0ZXh0X2RpZ2VzdBgJIAEoCSJaCgpNZW1iZXJzaGlwEg8KB3ZlcnNpb24YASABKAQSKgoHbWVtYmVycxgCIAMoCzIZLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlchIPCgdob2xkX21zGAMgASgEIkkKCUxheWVyUGxhbhINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBINCgVob3N0cxgDIAEoCRIPCgd3ZWlnaHRzGAQgASgJIpoBCgRQbGFuEhYKDmRlcGxveW1lbnRfdWlkGAEgASgJEg0KBWVwb2NoGAIgASgEEhQKDHBhcmVudF9lcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSFAoMbW9kZWxfZGlnZXN0GAUgASgJEiwKBmxheWVycxgGIAMoCzIcLmVub2RpYS5ydW50aW1lLnYxLkxheWVyUGxhbiL+AQoJV2F0Y2hQdXNoEikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIzCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcEgAEicKBHBsYW4YAyABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuSAASDgoEcGluZxgEIAEoCEgAEhQKDHNlbnRfdW5peF9tcxgFIAEoAxIRCglsb2dfbGV2ZWwYBiABKAkSEwoLc3VwcHJlc3NfbXMYByABKA0SEgoKd2FudHNfbG9hZBgIIAEoCEIGCgRwdXNoIjUKDENsb2NrUmVhZGluZxIUCgxwaW5nX3VuaXhfbXMYASABKAMSDwoHdW5peF9tcxgCIAEoAyLDBAoLV2F0Y2hTdGF0dXMSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSDQoFcmVhZHkYBSABKAgSGAoQbm90X3JlYWR5X3JlYXNvbhgGIAEoCRIUCgxob3N0ZWRfYnl0ZXMYByABKAQSFQoNcXVldWVkX3Rva2VucxgJIAEoDRIXCg9hY3RpdmVfcmVxdWVzdHMYCiABKA0SEAoIZHJhaW5pbmcYCyABKAgSGgoSbWVtYmVyc2hpcF92ZXJzaW9uGAwgASgEEi4KBmhvc3RlZBgNIAMoCzIeLmVub2RpYS5ydW50aW1lLnYxLkhvc3RlZExheWVyEi4KBWNsb2NrGBEgASgLMh8uZW5vZGlhLnJ1bnRpbWUudjEuQ2xvY2tSZWFkaW5nEg8KB2xlYXZpbmcYFCABKAgSKQoGc2VydmVkGBUgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VydmVkEiMKA3VzZRgWIAEoCzIWLmVub2RpYS5ydW50aW1lLnYxLlVzZRInCgVmcm9udBgXIAEoCzIYLmVub2RpYS5ydW50aW1lLnYxLkZyb250EgwKBGxvYWQYGCADKAxKBAgCEANKBAgIEAlKBAgOEBFSCHBvZF9uYW1lUgxidWRnZXRfYnl0ZXNSC2RlbnNlX2J5dGVzUghrdl9ieXRlc1ITZmV0Y2hlZF9ieXRlc190b3RhbCI+CgVGcm9udBIPCgdpZGxlX21zGAEgASgEEhMKC3dhbnRzX3JhbmtzGAIgASgIEg8KB3VuYXNrZWQYAyABKAgiQAoDVXNlEhEKCWt2X2Jsb2NrcxgBIAEoDRIWCg5rdl9ibG9ja3NfdXNlZBgCIAEoDRIOCgZ0b2tlbnMYAyABKAQifgoGU2VydmVkEhAKCHJlcXVlc3RzGAEgASgEEg4KBmZhaWxlZBgCIAEoBBIMCgRnYXBzGAMgASgEEhIKCmdhcF9taWNyb3MYBCABKAQSFAoMZmlyc3RfdG9rZW5zGAUgASgEEhoKEmZpcnN0X3Rva2VuX21pY3JvcxgGIAEoBCI8CgtIb3N0ZWRMYXllchINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIjwKD1NuYXBzaG90UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIiegoNU25hcHNob3RSZXBseRIlCgRwbGFuGAEgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIxCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcBIPCgdsZWF2aW5nGAMgASgIIpoBCg5QcmVwYXJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SGAoQZGVhZGxpbmVfdW5peF9tcxgDIAEoAxIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgEIAEoBCKxAQoMUHJlcGFyZUV2ZW50Ei4KBXJlYWR5GAEgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJSZWFkeUgAEjAKBmZhaWxlZBgCIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLkxheWVyRmFpbGVkSAASNgoIcHJvZ3Jlc3MYAyABKAsyIi5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUHJvZ3Jlc3NIAEIHCgVldmVudCJkCgpMYXllclJlYWR5Eg0KBWxheWVyGAEgASgNEg0KBWJ5dGVzGAIgASgEEisKB2ZldGNoZWQYBCADKAsyGi5lbm9kaWEucnVudGltZS52MS5GZXRjaGVkSgQIAxAEUgVtb3ZlcyI5CgdGZXRjaGVkEg4KBnNvdXJjZRgBIAEoERINCgVieXRlcxgCIAEoBBIPCgdzZWNvbmRzGAMgASgBIjsKC0xheWVyRmFpbGVkEg0KBWxheWVyGAEgASgNEgwKBGNvZGUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSImCg9QcmVwYXJlUHJvZ3Jlc3MSDQoFYnl0ZXMYASABKARKBAgCEAMiYQoNQ29tbWl0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4iQAoLQ29tbWl0UmVwbHkSEQoJY29tbWl0dGVkGAEgAygNEg8KB3JlZnVzZWQYAiABKAkSDQoFZXBvY2gYAyABKAQiWAoMQWJvcnRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgCIAEoBBIOCgZsYXllcnMYAyADKA0iGwoKQWJvcnRSZXBseUoECAEQAlIHYWJvcnRlZCJuCg5SZWxlYXNlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNEhIKCmRyYWluX29ubHkYBCABKAgiRAoMUmVsZWFzZVJlcGx5EhAKCHJlbGVhc2VkGAEgAygNEg8KB3BlbmRpbmcYAiADKA1KBAgDEARSC2ZyZWVkX2J5dGVzIlwKDERyYWluUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDgoGY2FuY2VsGAIgASgIEhEKCWZpbmlzaF9tcxgDIAEoBCIjCgpEcmFpblJlcGx5SgQIARACUg9hY3RpdmVfcmVxdWVzdHMqmAEKDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIbChdGSU5JU0hfUkVBU09OX0NBTkNFTExFRBADEhoKFkZJTklTSF9SRUFTT05fRFJBSU5JTkcQBCp1CgdDaGFubmVsEhcKE0NIQU5ORUxfVU5TUEVDSUZJRUQQABIVChFDSEFOTkVMX0hFQVJUQkVBVBABEhIKDkNIQU5ORUxfRU5HSU5FEAISFAoQQ0hBTk5FTF9UUkFJTklORxADEhAKDENIQU5ORUxfQlVMSxAEKpABCgtNZW1iZXJTdGF0ZRIcChhNRU1CRVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRNRU1CRVJfU1RBVEVfSk9JTklORxABEhcKE01FTUJFUl9TVEFURV9BQ1RJVkUQAhIZChVNRU1CRVJfU1RBVEVfRFJBSU5JTkcQAxIVChFNRU1CRVJfU1RBVEVfTE9TVBAEMvABCglJbmZlcmVuY2USUgoIR2VuZXJhdGUSIi5lbm9kaWEucnVudGltZS52MS5HZW5lcmF0ZVJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5HZW5lcmF0ZUV2ZW50MAESSQoFQWxpdmUSHy5lbm9kaWEucnVudGltZS52MS5BbGl2ZVJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5BbGl2ZUV2ZW50MAESRAoES2VwdBIeLmVub2RpYS5ydW50aW1lLnYxLktlcHRSZXF1ZXN0GhwuZW5vZGlhLnJ1bnRpbWUudjEuS2VwdFJlcGx5MvYECgdDb250cm9sElAKCERlc2NyaWJlEiIuZW5vZGlhLnJ1bnRpbWUudjEuRGVzY3JpYmVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuRGVzY3JpYmVSZXBseRJJCgVXYXRjaBIcLmVub2RpYS5ydW50aW1lLnYxLldhdGNoUHVzaBoeLmVub2RpYS5ydW50aW1lLnYxLldhdGNoU3RhdHVzKAEwARJQCghTbmFwc2hvdBIiLmVub2RpYS5ydW50aW1lLnYxLlNuYXBzaG90UmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLlNuYXBzaG90UmVwbHkSTwoHUHJlcGFyZRIhLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZUV2ZW50MAESSgoGQ29tbWl0EiAuZW5vZGlhLnJ1bnRpbWUudjEuQ29tbWl0UmVxdWVzdBoeLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcGx5EkcKBUFib3J0Eh8uZW5vZGlhLnJ1bnRpbWUudjEuQWJvcnRSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuQWJvcnRSZXBseRJNCgdSZWxlYXNlEiEuZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcXVlc3QaHy5lbm9kaWEucnVudGltZS52MS5SZWxlYXNlUmVwbHkSRwoFRHJhaW4SHy5lbm9kaWEucnVudGltZS52MS5EcmFpblJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5EcmFpblJlcGx5YgZwcm90bzM");
 
 /**
  * Describes the message enodia.runtime.v1.Sender.
@@ -57,396 +57,403 @@ export const AliveEventSchema = /*@__PURE__*/
   messageDesc(file_enodia_runtime_v1_runtime, 5);
 
 /**
+ * Describes the message enodia.runtime.v1.PrefixChanges.
+ * Use `create(PrefixChangesSchema)` to create a new message.
+ */
+export const PrefixChangesSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 6);
+
+/**
  * Describes the message enodia.runtime.v1.Sampling.
  * Use `create(SamplingSchema)` to create a new message.
  */
 export const SamplingSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 6);
+  messageDesc(file_enodia_runtime_v1_runtime, 7);
 
 /**
  * Describes the message enodia.runtime.v1.TokenBias.
  * Use `create(TokenBiasSchema)` to create a new message.
  */
 export const TokenBiasSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 7);
+  messageDesc(file_enodia_runtime_v1_runtime, 8);
 
 /**
  * Describes the message enodia.runtime.v1.GenerateRequest.
  * Use `create(GenerateRequestSchema)` to create a new message.
  */
 export const GenerateRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 8);
+  messageDesc(file_enodia_runtime_v1_runtime, 9);
 
 /**
  * Describes the message enodia.runtime.v1.GenerateEvent.
  * Use `create(GenerateEventSchema)` to create a new message.
  */
 export const GenerateEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 9);
+  messageDesc(file_enodia_runtime_v1_runtime, 10);
 
 /**
  * Describes the message enodia.runtime.v1.Queued.
  * Use `create(QueuedSchema)` to create a new message.
  */
 export const QueuedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 10);
+  messageDesc(file_enodia_runtime_v1_runtime, 11);
 
 /**
  * Describes the message enodia.runtime.v1.Started.
  * Use `create(StartedSchema)` to create a new message.
  */
 export const StartedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 11);
+  messageDesc(file_enodia_runtime_v1_runtime, 12);
 
 /**
  * Describes the message enodia.runtime.v1.Token.
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 12);
+  messageDesc(file_enodia_runtime_v1_runtime, 13);
 
 /**
  * Describes the message enodia.runtime.v1.PromptLogprobs.
  * Use `create(PromptLogprobsSchema)` to create a new message.
  */
 export const PromptLogprobsSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 13);
+  messageDesc(file_enodia_runtime_v1_runtime, 14);
 
 /**
  * Describes the message enodia.runtime.v1.Embedding.
  * Use `create(EmbeddingSchema)` to create a new message.
  */
 export const EmbeddingSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 14);
+  messageDesc(file_enodia_runtime_v1_runtime, 15);
 
 /**
  * Describes the message enodia.runtime.v1.Progress.
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 15);
+  messageDesc(file_enodia_runtime_v1_runtime, 16);
 
 /**
  * Describes the message enodia.runtime.v1.Finish.
  * Use `create(FinishSchema)` to create a new message.
  */
 export const FinishSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 16);
+  messageDesc(file_enodia_runtime_v1_runtime, 17);
 
 /**
  * Describes the message enodia.runtime.v1.HostShare.
  * Use `create(HostShareSchema)` to create a new message.
  */
 export const HostShareSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 17);
+  messageDesc(file_enodia_runtime_v1_runtime, 18);
 
 /**
  * Describes the message enodia.runtime.v1.Hello.
  * Use `create(HelloSchema)` to create a new message.
  */
 export const HelloSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 18);
+  messageDesc(file_enodia_runtime_v1_runtime, 19);
 
 /**
  * Describes the message enodia.runtime.v1.Welcome.
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 19);
+  messageDesc(file_enodia_runtime_v1_runtime, 20);
 
 /**
  * Describes the message enodia.runtime.v1.End.
  * Use `create(EndSchema)` to create a new message.
  */
 export const EndSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 20);
+  messageDesc(file_enodia_runtime_v1_runtime, 21);
 
 /**
  * Describes the message enodia.runtime.v1.Declined.
  * Use `create(DeclinedSchema)` to create a new message.
  */
 export const DeclinedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 21);
+  messageDesc(file_enodia_runtime_v1_runtime, 22);
 
 /**
  * Describes the message enodia.runtime.v1.NotHosted.
  * Use `create(NotHostedSchema)` to create a new message.
  */
 export const NotHostedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 22);
+  messageDesc(file_enodia_runtime_v1_runtime, 23);
 
 /**
  * Describes the message enodia.runtime.v1.Busy.
  * Use `create(BusySchema)` to create a new message.
  */
 export const BusySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 23);
+  messageDesc(file_enodia_runtime_v1_runtime, 24);
 
 /**
  * Describes the message enodia.runtime.v1.Rejected.
  * Use `create(RejectedSchema)` to create a new message.
  */
 export const RejectedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 24);
+  messageDesc(file_enodia_runtime_v1_runtime, 25);
 
 /**
  * Describes the message enodia.runtime.v1.Read.
  * Use `create(ReadSchema)` to create a new message.
  */
 export const ReadSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 25);
+  messageDesc(file_enodia_runtime_v1_runtime, 26);
 
 /**
  * Describes the message enodia.runtime.v1.UnitRead.
  * Use `create(UnitReadSchema)` to create a new message.
  */
 export const UnitReadSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 26);
+  messageDesc(file_enodia_runtime_v1_runtime, 27);
 
 /**
  * Describes the message enodia.runtime.v1.FileRead.
  * Use `create(FileReadSchema)` to create a new message.
  */
 export const FileReadSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 27);
+  messageDesc(file_enodia_runtime_v1_runtime, 28);
 
 /**
  * Describes the message enodia.runtime.v1.ListRead.
  * Use `create(ListReadSchema)` to create a new message.
  */
 export const ListReadSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 28);
+  messageDesc(file_enodia_runtime_v1_runtime, 29);
 
 /**
  * Describes the message enodia.runtime.v1.KvRead.
  * Use `create(KvReadSchema)` to create a new message.
  */
 export const KvReadSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 29);
+  messageDesc(file_enodia_runtime_v1_runtime, 30);
 
 /**
  * Describes the message enodia.runtime.v1.Chunk.
  * Use `create(ChunkSchema)` to create a new message.
  */
 export const ChunkSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 30);
+  messageDesc(file_enodia_runtime_v1_runtime, 31);
 
 /**
  * Describes the message enodia.runtime.v1.FileList.
  * Use `create(FileListSchema)` to create a new message.
  */
 export const FileListSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 31);
+  messageDesc(file_enodia_runtime_v1_runtime, 32);
 
 /**
  * Describes the message enodia.runtime.v1.FileEntry.
  * Use `create(FileEntrySchema)` to create a new message.
  */
 export const FileEntrySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 32);
+  messageDesc(file_enodia_runtime_v1_runtime, 33);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeRequest.
  * Use `create(DescribeRequestSchema)` to create a new message.
  */
 export const DescribeRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 33);
+  messageDesc(file_enodia_runtime_v1_runtime, 34);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeReply.
  * Use `create(DescribeReplySchema)` to create a new message.
  */
 export const DescribeReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 34);
+  messageDesc(file_enodia_runtime_v1_runtime, 35);
 
 /**
  * Describes the message enodia.runtime.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 35);
+  messageDesc(file_enodia_runtime_v1_runtime, 36);
 
 /**
  * Describes the message enodia.runtime.v1.Membership.
  * Use `create(MembershipSchema)` to create a new message.
  */
 export const MembershipSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 36);
+  messageDesc(file_enodia_runtime_v1_runtime, 37);
 
 /**
  * Describes the message enodia.runtime.v1.LayerPlan.
  * Use `create(LayerPlanSchema)` to create a new message.
  */
 export const LayerPlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 37);
+  messageDesc(file_enodia_runtime_v1_runtime, 38);
 
 /**
  * Describes the message enodia.runtime.v1.Plan.
  * Use `create(PlanSchema)` to create a new message.
  */
 export const PlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 38);
+  messageDesc(file_enodia_runtime_v1_runtime, 39);
 
 /**
  * Describes the message enodia.runtime.v1.WatchPush.
  * Use `create(WatchPushSchema)` to create a new message.
  */
 export const WatchPushSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 39);
+  messageDesc(file_enodia_runtime_v1_runtime, 40);
 
 /**
  * Describes the message enodia.runtime.v1.ClockReading.
  * Use `create(ClockReadingSchema)` to create a new message.
  */
 export const ClockReadingSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 40);
+  messageDesc(file_enodia_runtime_v1_runtime, 41);
 
 /**
  * Describes the message enodia.runtime.v1.WatchStatus.
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export const WatchStatusSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 41);
+  messageDesc(file_enodia_runtime_v1_runtime, 42);
 
 /**
  * Describes the message enodia.runtime.v1.Front.
  * Use `create(FrontSchema)` to create a new message.
  */
 export const FrontSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 42);
+  messageDesc(file_enodia_runtime_v1_runtime, 43);
 
 /**
  * Describes the message enodia.runtime.v1.Use.
  * Use `create(UseSchema)` to create a new message.
  */
 export const UseSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 43);
+  messageDesc(file_enodia_runtime_v1_runtime, 44);
 
 /**
  * Describes the message enodia.runtime.v1.Served.
  * Use `create(ServedSchema)` to create a new message.
  */
 export const ServedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 44);
+  messageDesc(file_enodia_runtime_v1_runtime, 45);
 
 /**
  * Describes the message enodia.runtime.v1.HostedLayer.
  * Use `create(HostedLayerSchema)` to create a new message.
  */
 export const HostedLayerSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 45);
+  messageDesc(file_enodia_runtime_v1_runtime, 46);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotRequest.
  * Use `create(SnapshotRequestSchema)` to create a new message.
  */
 export const SnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 46);
+  messageDesc(file_enodia_runtime_v1_runtime, 47);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotReply.
  * Use `create(SnapshotReplySchema)` to create a new message.
  */
 export const SnapshotReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 47);
+  messageDesc(file_enodia_runtime_v1_runtime, 48);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareRequest.
  * Use `create(PrepareRequestSchema)` to create a new message.
  */
 export const PrepareRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 48);
+  messageDesc(file_enodia_runtime_v1_runtime, 49);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareEvent.
  * Use `create(PrepareEventSchema)` to create a new message.
  */
 export const PrepareEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 49);
+  messageDesc(file_enodia_runtime_v1_runtime, 50);
 
 /**
  * Describes the message enodia.runtime.v1.LayerReady.
  * Use `create(LayerReadySchema)` to create a new message.
  */
 export const LayerReadySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 50);
+  messageDesc(file_enodia_runtime_v1_runtime, 51);
 
 /**
  * Describes the message enodia.runtime.v1.Fetched.
  * Use `create(FetchedSchema)` to create a new message.
  */
 export const FetchedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 51);
+  messageDesc(file_enodia_runtime_v1_runtime, 52);
 
 /**
  * Describes the message enodia.runtime.v1.LayerFailed.
  * Use `create(LayerFailedSchema)` to create a new message.
  */
 export const LayerFailedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 52);
+  messageDesc(file_enodia_runtime_v1_runtime, 53);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareProgress.
  * Use `create(PrepareProgressSchema)` to create a new message.
  */
 export const PrepareProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 53);
+  messageDesc(file_enodia_runtime_v1_runtime, 54);
 
 /**
  * Describes the message enodia.runtime.v1.CommitRequest.
  * Use `create(CommitRequestSchema)` to create a new message.
  */
 export const CommitRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 54);
+  messageDesc(file_enodia_runtime_v1_runtime, 55);
 
 /**
  * Describes the message enodia.runtime.v1.CommitReply.
  * Use `create(CommitReplySchema)` to create a new message.
  */
 export const CommitReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 55);
+  messageDesc(file_enodia_runtime_v1_runtime, 56);
 
 /**
  * Describes the message enodia.runtime.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 56);
+  messageDesc(file_enodia_runtime_v1_runtime, 57);
 
 /**
  * Describes the message enodia.runtime.v1.AbortReply.
  * Use `create(AbortReplySchema)` to create a new message.
  */
 export const AbortReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 57);
+  messageDesc(file_enodia_runtime_v1_runtime, 58);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseRequest.
  * Use `create(ReleaseRequestSchema)` to create a new message.
  */
 export const ReleaseRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 58);
+  messageDesc(file_enodia_runtime_v1_runtime, 59);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseReply.
  * Use `create(ReleaseReplySchema)` to create a new message.
  */
 export const ReleaseReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 59);
+  messageDesc(file_enodia_runtime_v1_runtime, 60);
 
 /**
  * Describes the message enodia.runtime.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 60);
+  messageDesc(file_enodia_runtime_v1_runtime, 61);
 
 /**
  * Describes the message enodia.runtime.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 61);
+  messageDesc(file_enodia_runtime_v1_runtime, 62);
 
 /**
  * Describes the enum enodia.runtime.v1.FinishReason.

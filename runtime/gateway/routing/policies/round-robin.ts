@@ -1,0 +1,7 @@
+// By turns: the rank that was taken longest ago.
+import type { RoutingPolicy } from "./policy.ts";
+
+export const roundRobin: RoutingPolicy = (ranks) => {
+  const { rank } = ranks.reduce((a, b) => (b.turn < a.turn ? b : a));
+  return { rank, by: "turn" };
+};
