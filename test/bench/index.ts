@@ -159,6 +159,15 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./resume.ts")).resumeBench,
   },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
+  routing: {
+    summary: "prompt tokens found, first token, tokens/s and spread of load by policy of routing, over three ranks and four workloads",
+    options: [
+      ...engineOptions.slice(0, 4),
+      "--workloads LIST  of shared beginnings, chats, agents, unrelated prompts (default: 1,2,3,4)",
+      "--runs N       rounds, in each of which every policy has its turn; medians are printed (default 1)",
+    ],
+    load: async () => (await import("./routing.ts")).routingBench,
+  },
   gateway: {
     summary: "CPU of the gateway per streamed token, beside a bare HTTP server that writes the same events",
     options: ["--store DIR    model store, for its tokenizer (default: the upcycled SmolLM2, made on first use)"],
