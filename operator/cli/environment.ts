@@ -1,9 +1,11 @@
 // The CLI's environment variables. kubectl's KUBECONFIG is read by its client.
-import { homedir } from "node:os";
+import { availableParallelism, homedir } from "node:os";
 import { join } from "node:path";
 import { type SourceSecret, sourceSecretKeys } from "../../crds/model.ts";
 
 const env = process.env;
+/** The threads that round matrices, hash and read files, unless they are set; libuv makes them when they are asked for first. */
+env.UV_THREADPOOL_SIZE ??= String(Math.max(4, availableParallelism()));
 
 /** Default folder of downloads and outputs. */
 export const cacheFolder = (): string => env.ENODIA_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");

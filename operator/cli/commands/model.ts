@@ -173,11 +173,7 @@ export const quantizing = declare({
     ),
     text: text("--text <file>", "what experts are judged on, 16 MiB at most (default: texts of several topics that come with it)"),
     tokens: value("--tokens <number>", "tokens of it at most", whole(1, 1_000_000), 8192),
-    threads: value(
-      "--threads <number>",
-      "fewer where other processes compute (default: one for each processor; matrices are rounded on UV_THREADPOOL_SIZE, 4)",
-      whole(1, 512),
-    ),
+    threads: value("--threads <number>", "fewer where other processes compute (default: one for each processor)", whole(1, 512)),
   },
   notes: "example   enodia model quantize smol-moe --bits 4 --out smol-moe-4 && enodia model eval smol-moe-4 --text wiki.test.raw",
   async action({ out, bits, output, json, ...options }, dir) {

@@ -51,6 +51,9 @@ test("what routers were not asked is said, a shuffled trace has none of it, and 
   const { out } = enodia("plan", "tiers", file, ...few, "--shuffle");
   assert.match(out, /last/);
   assert.doesNotMatch(out, /next-gate/);
+  const none = enodia("plan", "tiers", file, "--shuffle", "--predictor", "next-gate,residual");
+  assert.deepEqual([none.code !== 0, none.out], [true, ""]);
+  assert.match(none.err, /--shuffle: next-gate, residual ask routers.*name others by --predictor/s);
   assert.match(enodia("plan", "tiers", file, "--ahead", "1,2").err, /--ahead.*it must be one number/s);
 });
 

@@ -75,6 +75,13 @@ async function run(request: TiersRequest, file: string): Promise<number> {
   const trace = request.shuffle ? shuffled(recorded, uniform(1)) : recorded;
   const layerMs = request.layerMs ?? trace.layerMs;
   const chosen = request.predictor.filter((name) => !request.shuffle || predictors[name].asks === undefined);
+  if (chosen.length === 0)
+    throw new AppError(
+      `--shuffle: ${request.predictor.join(", ")} ask routers, and choices of other tokens are none of theirs; name others by --predictor`,
+      {
+        code: "InvalidOption",
+      },
+    );
   const recalls = chosen.map((predictor) => ({ predictor, ...recallOf(trace, predictors[predictor], batch) }));
   const foresights: [Row["predictor"], Foresight][] = [
     ["none", undefined],
