@@ -9,15 +9,13 @@ import { valuesOf } from "../../kernels/widths.ts";
 import { isBias } from "../../weights/codecs/codec.ts";
 import { codedFormat, type ExpertForm, storedWeight } from "../../weights/stored.ts";
 import { type ExpertUse, outputOf } from "./calibrate.ts";
+import { type Importance, partOf } from "./part.ts";
 import type { StoredTypes } from "./types.ts";
 
 /** Rows of a text by which a way is judged; more change errors by a few percent. */
 const sampleRowsMax = 512;
 /** A part of the mean, so that no column counts nothing. */
 const importanceLeast = 1e-3;
-
-/** How much each matrix's columns count, by weight. */
-export type Importance = Readonly<Record<string, Float32Array>>;
 
 export interface Measured {
   /** The rows that choose it, in all. */
@@ -57,27 +55,41 @@ function upTo(segment: Segment, value: string): Segment {
   return { ...segment, name: `${segment.name}.${value}`, ops, weights, outputs: [{ name: value, dtype: "f32", width }] };
 }
 
-function meanSquares(rows: Float32Array, columns: number): Float32Array {
+/** Of each column. */
+function meanSquares(rows: Float32Array, columns: number, gates?: Float32Array): Float32Array {
   const sums = new Float32Array(columns);
-  for (let at = 0; at < rows.length; at++) sums[at % columns] = (sums[at % columns] as number) + (rows[at] as number) ** 2;
+  for (let at = 0; at < rows.length; at++) {
+    const value = (rows[at] as number) * (gates?.[Math.floor(at / columns)] ?? 1);
+    sums[at % columns] = (sums[at % columns] as number) + value * value;
+  }
   const mean = sums.reduce((sum, each) => sum + each, 0) / columns;
   return mean > 0 && Number.isFinite(mean) ? sums.map((each) => each + importanceLeast * mean) : sums.fill(1);
 }
 
-async function importanceOf(backend: Backend, { segment, weights, layer }: ExpertUse, { x }: Sample): Promise<Importance> {
+interface Inputs {
+  readonly importance: Importance;
+  /** The same of gated rows. */
+  gated(name: string): Float32Array;
+}
+
+async function inputsOf(backend: Backend, { segment, weights, layer }: ExpertUse, { x, gates }: Sample): Promise<Inputs> {
   const [first] = segment.inputs;
   const rowsOf = async (input: string): Promise<Float32Array> =>
     input === first?.name || x.length === 0 ? x : outputOf(backend, { segment: upTo(segment, input), weights, layer }, x);
-  const byInput = new Map<string, Float32Array>();
-  const importance: Record<string, Float32Array> = {};
+  const byInput = new Map<string, { readonly rows: Float32Array; readonly squares: Float32Array }>();
+  const inputs: Record<string, string> = {};
   for (const op of segment.ops) {
     if (op.op !== "matMul") continue;
-    const columns = (weights[op.weight] as WeightData).shape.at(-1) ?? 1;
-    const own = byInput.get(op.x) ?? meanSquares(await rowsOf(op.x), columns);
-    byInput.set(op.x, own);
-    importance[op.weight] = own;
+    inputs[op.weight] = op.x;
+    if (byInput.has(op.x)) continue;
+    const rows = await rowsOf(op.x);
+    byInput.set(op.x, { rows, squares: meanSquares(rows, (weights[op.weight] as WeightData).shape.at(-1) ?? 1) });
   }
-  return importance;
+  const of = (name: string) => byInput.get(inputs[name] as string) as { readonly rows: Float32Array; readonly squares: Float32Array };
+  return {
+    importance: Object.fromEntries(Object.keys(inputs).map((name) => [name, of(name).squares])),
+    gated: (name) => meanSquares(of(name).rows, of(name).squares.length, gates),
+  };
 }
 
 interface Exact {
@@ -141,24 +153,27 @@ interface Tools {
   readonly rounding: ExpertRounding;
 }
 
-/** A sample of its rows stands for all. */
+/** A sample of its rows and a part of its units stand for all. */
 export async function measure(use: ExpertUse, ways: readonly StoredTypes[], { backend, rounding }: Tools): Promise<Measured> {
-  const { segment, weights, layer, rows, gates } = use;
+  const { layer, rows, gates } = use;
   const sample = sampleOf(use);
-  const importance = await importanceOf(backend, use, sample);
+  const { importance, gated } = await inputsOf(backend, use, sample);
   const counted = { rows, gateSum: gates.reduce((sum, gate) => sum + gate, 0), importance };
   if (rows === 0) return { ...counted, errors: ways.map(() => 0), norm: 0 };
-  const scale = Math.sqrt(rows / sample.gates.length);
   const width = sample.y.length / sample.gates.length;
-  const size = (off: (at: number) => number): number => {
+  const size = (of: (at: number) => number): number => {
     let sum = 0;
-    for (let at = 0; at < sample.y.length; at++) sum += ((sample.gates[Math.floor(at / width)] as number) * off(at)) ** 2;
-    return scale * Math.sqrt(sum);
+    for (let at = 0; at < sample.y.length; at++) sum += ((sample.gates[Math.floor(at / width)] as number) * of(at)) ** 2;
+    return Math.sqrt((sum * rows) / sample.gates.length);
   };
+  const norm = size((at) => sample.y[at] as number);
+  const part = partOf(use, importance, gated);
+  const { segment, weights, importance: own, scale } = part ?? { ...use, importance, scale: 1 };
+  const y = part === undefined ? sample.y : await outputOf(backend, { segment, weights, layer }, sample.x);
   const errors: number[] = [];
-  for (const coarse of await rounding.in(ways, weights, importance)) {
+  for (const coarse of await rounding.in(ways, weights, own)) {
     const got = await outputOf(backend, { segment, weights: coarse, layer }, sample.x);
-    errors.push(size((at) => (got[at] as number) - (sample.y[at] as number)));
+    errors.push(scale * size((at) => (got[at] as number) - (y[at] as number)));
   }
-  return { ...counted, errors, norm: size((at) => sample.y[at] as number) };
+  return { ...counted, errors, norm };
 }

@@ -13,12 +13,14 @@ import { gaussian } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, type Weights } from "../../kernels/weights.ts";
 import { programOf } from "../../models/index.ts";
+import { gatedExpert } from "../../models/moe.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { openStore } from "../../weights/store-reader.ts";
 import { importMoe } from "../import-moe.ts";
 import { inspect } from "../inspect.ts";
 import { calibrate, type ExpertUse, outputOf } from "./calibrate.ts";
 import { ExpertRounding, measure } from "./measure.ts";
+import { partOf } from "./part.ts";
 import { quantize } from "./quantize.ts";
 import { storedTypeFor, waysToStore } from "./types.ts";
 
@@ -97,6 +99,47 @@ test("an expert's error is the norm of what its gated outputs are off, and a sam
   await backend.close();
 });
 
+test("a part of an expert's units stands for all of them, in floats and in blocks", async () => {
+  const backend = await createBackend("cpu", { threads: 2 });
+  const rounding = new ExpertRounding(createRounder(), 2);
+  const [hidden, ffn, rows] = [256, 1024, 64];
+  const segment = gatedExpert(hidden, ffn);
+  const plain: Weights = Object.fromEntries(
+    segment.weights.map(({ name, shape }, i) => [name, { form: "f32", shape, data: gaussian(10 + i, hidden * ffn, 0.03) }]),
+  );
+  const [x, gates] = [gaussian(4, rows * hidden, 1), gaussian(5, rows, 0.3).map(Math.abs)];
+  const all = waysToStore(["q2_K", "q4_K", "q8_0"], segment.weights);
+  const [q2, , q8] = (await rounding.in(all, plain, {})) as [Weights, Weights, Weights];
+  for (const [weights, ways] of [
+    [plain, all],
+    [q8, all.slice(0, 2)],
+  ] as const) {
+    const y = await outputOf(backend, { segment, weights, layer: 0 }, x);
+    const use: ExpertUse = { layer: 0, expert: 0, segment, weights, rows, x, gates, y };
+    const { errors, importance } = await measure(use, ways, { backend, rounding });
+    for (const [way, coarse] of (await rounding.in(ways, weights, importance)).entries()) {
+      const got = await outputOf(backend, { segment, weights: coarse, layer: 0 }, x);
+      const off = Math.sqrt(got.reduce((sum, value, at) => sum + (gates[Math.floor(at / hidden)]! * (value - y[at]!)) ** 2, 0));
+      assert.ok(Math.abs(errors[way]! / off - 1) < 0.1, `${ways[way]!.types[0]}: ${errors[way]} for ${off}`);
+    }
+  }
+  const ones = (count: number): Float32Array => new Float32Array(count).fill(1);
+  const importance = { w1: ones(hidden), w2: ones(ffn).fill(2, 512, 768), w3: ones(hidden) };
+  const part = partOf({ segment, weights: q2 }, importance, () => ones(ffn).fill(9, 512, 768))!;
+  assert.ok(part.segment.weights.every(({ shape }) => shape.join() === "256,256"));
+  const [whole, own] = [asF32(q2.w2!), asF32(part.weights.w2!)];
+  assert.deepEqual(own.subarray(256, 512), whole.subarray(ffn + 512, ffn + 768), "row 1 of the units that say the most");
+  assert.deepEqual(asF32(part.weights.w1!), asF32(q2.w1!).subarray(512 * hidden, 768 * hidden));
+  assert.deepEqual([part.importance.w1, part.importance.w2], [importance.w1, ones(256).fill(2)]);
+  assert.ok(Math.abs(part.scale - Math.sqrt(12 / 9)) < 0.05);
+  assert.equal(
+    partOf({ segment: gatedExpert(64, 256), weights: {} }, {}, () => ones(0)),
+    undefined,
+    "few units",
+  );
+  await backend.close();
+});
+
 test("columns whose inputs matter are rounded better than without their importance", async () => {
   const [rounder, shape, data] = [createRounder(), [32, 256], gaussian(3, 32 * 256, 0.02)];
   const importance = Float32Array.from({ length: 256 }, (_, column) => (column % 8 === 0 ? 100 : 1));
@@ -141,6 +184,11 @@ test("the store has the types of the report within the bits of each layer, and t
   await found.close();
   const inspected = await inspect({ dir: report.out, verify: true }, quiet);
   assert.ok(inspected.kind === "store" && inspected.verified?.units === 8);
+});
+
+test("a budget of tokens is kept to the token", async () => {
+  const { tokens } = await quantize({ ...asked, out: join(dir, "few"), tokens: 1 }, quiet);
+  assert.equal(tokens, 1);
 });
 
 test("what cannot be is refused before anything is judged", async () => {

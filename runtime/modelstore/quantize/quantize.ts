@@ -15,6 +15,7 @@ import { checkLayerShapes } from "../../weights/layer-shapes.ts";
 import { checkTarget } from "../../weights/model-folder.ts";
 import { codecsOf, type ExpertIndex, layerForms, type ModelStore } from "../../weights/store.ts";
 import { openStore } from "../../weights/store-reader.ts";
+import type { WriteOptions } from "../../weights/store-writer.ts";
 import type { ExpertForm } from "../../weights/stored.ts";
 import type { Log } from "../companions.ts";
 import { inFolder } from "../model-config.ts";
@@ -25,11 +26,7 @@ import { ExpertRounding, type Measured, measure } from "./measure.ts";
 import { rewriteStore } from "./rewrite-store.ts";
 import { type RoundedType, type StoredTypes, usualTypes, valuesIn, waysToStore } from "./types.ts";
 
-export interface QuantizeOptions {
-  readonly dir: string;
-  readonly out: string;
-  /** The mean over a layer's experts, scales included. */
-  readonly bits: number;
+export interface JudgeOptions {
   readonly types?: readonly RoundedType[] | undefined;
   /** A file on which experts are judged; unset = texts of several topics. */
   readonly text?: string | undefined;
@@ -37,6 +34,13 @@ export interface QuantizeOptions {
   readonly tokens: number;
   /** Unset: one for each processor. */
   readonly threads?: number | undefined;
+}
+
+export interface QuantizeOptions extends JudgeOptions {
+  readonly dir: string;
+  readonly out: string;
+  /** The mean over a layer's experts, scales included. */
+  readonly bits: number;
   readonly overwrite: boolean;
 }
 
@@ -81,7 +85,7 @@ function spaced(log: Log): (line: () => string) => void {
   };
 }
 
-async function sequencesOf({ dir, text, tokens }: QuantizeOptions): Promise<readonly (readonly number[])[]> {
+async function sequencesOf(dir: string, { text, tokens }: JudgeOptions): Promise<readonly (readonly number[])[]> {
   const tokenizer = await loadTokenizer(dir);
   if (text === undefined)
     return cut(
@@ -103,30 +107,37 @@ async function sequencesOf({ dir, text, tokens }: QuantizeOptions): Promise<read
 function cut(sequences: readonly (readonly number[])[], tokens: number): readonly (readonly number[])[] {
   const all = sequences.reduce((sum, { length }) => sum + length, 0);
   const step = Math.max(1, Math.ceil(all / tokens));
-  const inTurn = Array.from({ length: step }, (_, first) => sequences.filter((_, i) => i % step === first)).flat();
+  const inTurn = [...sequences.keys()].sort((a, b) => (a % step) - (b % step) || a - b);
+  const taken: (readonly number[])[] = [];
   let left = tokens;
-  const taken = inTurn.map((sequence) => {
-    const own = sequence.slice(0, left);
+  for (const at of inTurn) {
+    if (left === 0) break;
+    const own = (sequences[at] as readonly number[]).slice(0, left);
     left -= own.length;
-    return own;
-  });
+    taken.push(own);
+  }
   return taken.filter(({ length }) => length > 0);
 }
 
-interface LayerPlan {
+/** How a layer's experts may be stored. */
+interface LayerWays {
   readonly ways: readonly StoredTypes[];
+  /** Of one expert. */
   readonly values: number;
-  readonly budget: number;
 }
 
-/** Throws AppError `BadOption` where no types are so small. */
-function planLayers(store: ModelStore, { bits, types = usualTypes }: QuantizeOptions): LayerPlan[] {
-  return store.layerShapes.map(({ experts, matrices }, layer) => {
-    if (experts === 0) return { ways: [], values: 0, budget: 0 };
-    const [ways, values] = [waysToStore(types, matrices), valuesIn(matrices)];
-    const [least] = ways as [StoredTypes];
+const waysOf = ({ layerShapes }: ModelStore, types: readonly RoundedType[] = usualTypes): LayerWays[] =>
+  layerShapes.map(({ experts, matrices }) =>
+    experts === 0 ? { ways: [], values: 0 } : { ways: waysToStore(types, matrices), values: valuesIn(matrices) },
+  );
+
+/** Bytes of each layer's experts. Throws AppError `BadOption` where no types are so small. */
+function budgetsOf({ layerShapes }: ModelStore, layers: readonly LayerWays[], bits: number): number[] {
+  return layers.map(({ ways, values }, layer) => {
+    const { experts = 0, matrices = [] } = layerShapes[layer] ?? {};
     const budget = Math.floor((bits / 8) * values * experts);
-    if (least.bytes * experts <= budget) return { ways, values, budget };
+    const [least] = ways;
+    if (least === undefined || least.bytes * experts <= budget) return budget;
     const columns = [...new Set(matrices.map(({ shape }) => shape.at(-1)))].join(" and ");
     const bitsLeast = Math.ceil((800 * least.bytes) / values) / 100;
     throw invalid(
@@ -136,106 +147,117 @@ function planLayers(store: ModelStore, { bits, types = usualTypes }: QuantizeOpt
 }
 
 interface Judged extends Measured {
-  readonly chosen: number;
   readonly share: number;
   readonly gateShare: number;
 }
 
-/** One layer's choices: the least sum of significance times error within its bytes. */
-function judge(measured: readonly Measured[], { ways, budget }: LayerPlan): Judged[] {
+function weighed(measured: readonly Measured[]): Judged[] {
   const rows = measured.reduce((sum, each) => sum + each.rows, 0) || 1;
   const gates = measured.reduce((sum, each) => sum + each.gateSum, 0) || 1;
-  const weighed = measured.map((each) => ({ ...each, share: each.rows / rows, gateShare: each.gateSum / gates }));
-  const choices = weighed.map(({ share, gateShare, errors }) =>
+  return measured.map((each) => ({ ...each, share: each.rows / rows, gateShare: each.gateSum / gates }));
+}
+
+/** One layer's choices: the least sum of significance times error within its bytes. */
+function chooseWays(experts: readonly Judged[], { ways }: LayerWays, budget: number): number[] {
+  const choices = experts.map(({ share, gateShare, errors }) =>
     ways.map(({ bytes }, way) => {
       const cost = share ** significance.share * gateShare ** significance.gate * (errors[way] as number);
       return { bytes, cost };
     }),
   );
-  const chosen = allocate(choices, budget) as number[];
-  return weighed.map((each, i) => Object.assign(each, { chosen: chosen[i] as number }));
+  return allocate(choices, budget) as number[];
 }
 
 const mostExact = (index: ExpertIndex): CodecName =>
   codecsOf(index).reduce((best, name) => (codecFor(name).loss < codecFor(best).loss ? name : best));
 
-interface Judging {
-  readonly store: ModelStore;
-  readonly from: CodecName;
-  readonly plans: readonly LayerPlan[];
-  readonly rounding: ExpertRounding;
-  readonly threads: number;
+/** By layer and expert, the index of its way. */
+export type Chosen = readonly (readonly number[])[];
+
+/** A store whose experts were judged in each way, from which others are written. */
+export interface JudgedStore {
+  /** Ways of each layer's experts, in the order of their bytes. */
+  readonly layers: readonly LayerWays[];
+  /** The least loss within a mean of bits. Throws AppError `BadOption` where no types are so small. */
+  choose(bits: number): Chosen;
+  write(chosen: Chosen, target: WriteOptions): Promise<QuantizeReport>;
 }
 
-async function judgeAll({ store, from, plans, rounding, threads }: Judging, options: QuantizeOptions, log: Log) {
-  const { dir } = options;
+export async function judgeStore(store: ModelStore, options: JudgeOptions, log: Log): Promise<JudgedStore> {
+  const { types, threads = availableParallelism() } = options;
+  const { dir } = store;
+  const layers = waysOf(store, types);
+  const from = mostExact(store.index);
   const program = inFolder(dir, () => programOf(store.config));
   checkLayerShapes(store, program);
-  const sequences = await sequencesOf(options);
+  const sequences = await sequencesOf(dir, options);
   const tokens = sequences.reduce((sum, { length }) => sum + length, 0);
   log(`judging experts in ${from} on ${tokens} tokens of ${sequences.length} texts`);
-  const measured: Measured[][] = store.layerShapes.map(() => []);
+  const rounding = new ExpertRounding(createRounder(), threads);
+  const expert = async (layer: number, e: number) => store.decodeUnit(await store.readUnit(layer, e, from), from, layer, e);
+  const measured: Measured[][] = layers.map(() => []);
   const say = spaced(log);
   const backend = await createBackend("cpu", { threads, denseBits: codecFor(from).denseBits });
   try {
-    const parts = {
-      ...{ backend, program, dense: store.readDense },
-      expert: async (layer: number, expert: number) => store.decodeUnit(await store.readUnit(layer, expert, from), from, layer, expert),
-    };
-    await calibrate(parts, sequences, async (use) => {
-      const { layer, expert } = use;
-      measured[layer]?.push(await measure(use, plans[layer]?.ways ?? [], { backend, rounding }));
-      say(() => `layer ${layer + 1} of ${plans.length}, expert ${expert + 1} of ${store.layerShapes[layer]?.experts} judged`);
+    await calibrate({ backend, program, dense: store.readDense, expert }, sequences, async (use) => {
+      measured[use.layer]?.push(await measure(use, layers[use.layer]?.ways ?? [], { backend, rounding }));
+      say(() => `layer ${use.layer + 1} of ${layers.length}, expert ${use.expert + 1} of ${store.layerShapes[use.layer]?.experts} judged`);
     });
   } finally {
     await backend.close();
   }
-  return { tokens, judged: measured.map((layer, l) => judge(layer, plans[l] as LayerPlan)) };
+  const judged = measured.map(weighed);
+  return {
+    layers,
+    choose(bits) {
+      const budgets = budgetsOf(store, layers, bits);
+      return judged.map((experts, layer) => chooseWays(experts, layers[layer] as LayerWays, budgets[layer] as number));
+    },
+    async write(chosen, target) {
+      const wayOf = (layer: number, e: number) => layers[layer]?.ways[chosen[layer]?.[e] as number] as StoredTypes;
+      const written = {
+        forms: chosen.map((experts, layer) => layerForms(experts.map((_, e) => wayOf(layer, e).types))),
+        expert: async (layer: number, e: number) => {
+          const known = judged[layer]?.[e] as Judged;
+          const [rounded] = (await rounding.in([wayOf(layer, e)], await expert(layer, e), known.importance)) as [Weights];
+          return asMatrices(rounded);
+        },
+      };
+      const { modelDigest } = await rewriteStore(store, written, {
+        ...target,
+        onProgress: ({ units, of, bytes }) => say(() => `experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`),
+      });
+      const experts = reportOf(judged, layers, chosen);
+      const bytes = experts.reduce((sum, each) => sum + each.bytes, 0);
+      const values = experts.reduce((sum, each) => sum + (8 * each.bytes) / each.bits, 0);
+      return { out: target.dir, modelDigest, from, bits: (8 * bytes) / values, bytes, tokens, experts };
+    },
+  };
 }
 
 const asMatrices = (weights: Weights): ExpertMatrices =>
   Object.fromEntries(Object.entries(weights).map(([name, weight]) => [name, weight.form === "f32" ? asF32(weight).slice() : weight]));
 
-function reportOf(judged: readonly (readonly Judged[])[], plans: readonly LayerPlan[]): QuantizedExpert[] {
+function reportOf(judged: readonly (readonly Judged[])[], layers: readonly LayerWays[], chosen: Chosen): QuantizedExpert[] {
   return judged.flatMap((experts, layer) =>
-    experts.map(({ chosen, share, gateShare, errors, norm }, expert): QuantizedExpert => {
-      const { ways, values } = plans[layer] as LayerPlan;
-      const { types, bytes } = ways[chosen] as StoredTypes;
-      const error = norm === 0 ? 0 : (errors[chosen] as number) / norm;
+    experts.map(({ share, gateShare, errors, norm }, expert): QuantizedExpert => {
+      const { ways, values } = layers[layer] as LayerWays;
+      const way = chosen[layer]?.[expert] as number;
+      const { types, bytes } = ways[way] as StoredTypes;
+      const error = norm === 0 ? 0 : (errors[way] as number) / norm;
       return { layer, expert, types, bytes, bits: (8 * bytes) / values, share, gateShare, error };
     }),
   );
 }
 
-export async function quantize({ threads = availableParallelism(), ...options }: QuantizeOptions, log: Log): Promise<QuantizeReport> {
-  const out = resolve(options.out);
-  const target = { dir: out, overwrite: options.overwrite, sources: [options.dir] };
+export async function quantize({ dir, bits, overwrite, ...options }: QuantizeOptions, log: Log): Promise<QuantizeReport> {
+  const target = { dir: resolve(options.out), overwrite, sources: [dir] };
   await checkTarget(target);
-  const store = await openStore(options.dir);
+  const store = await openStore(dir);
   try {
-    const plans = planLayers(store, options);
-    const from = mostExact(store.index);
-    const rounding = new ExpertRounding(createRounder(), threads);
-    const { tokens, judged } = await judgeAll({ store, from, plans, rounding, threads }, options, log);
-    const judgedAs = (layer: number, expert: number): Judged => judged[layer]?.[expert] as Judged;
-    const wayOf = (layer: number, expert: number): StoredTypes => plans[layer]?.ways[judgedAs(layer, expert).chosen] as StoredTypes;
-    const say = spaced(log);
-    const written = {
-      forms: judged.map((experts, layer) => layerForms(experts.map((_, expert) => wayOf(layer, expert).types))),
-      expert: async (layer: number, expert: number) => {
-        const weights = store.decodeUnit(await store.readUnit(layer, expert, from), from, layer, expert);
-        const [rounded] = (await rounding.in([wayOf(layer, expert)], weights, judgedAs(layer, expert).importance)) as [Weights];
-        return asMatrices(rounded);
-      },
-    };
-    const index = await rewriteStore(store, written, {
-      ...target,
-      onProgress: ({ units, of, bytes }) => say(() => `experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`),
-    });
-    const experts = reportOf(judged, plans);
-    const bytes = experts.reduce((sum, each) => sum + each.bytes, 0);
-    const values = experts.reduce((sum, each) => sum + (8 * each.bytes) / each.bits, 0);
-    return { out, modelDigest: index.modelDigest, from, bits: (8 * bytes) / values, bytes, tokens, experts };
+    budgetsOf(store, waysOf(store, options.types), bits); // before experts are judged for long
+    const judged = await judgeStore(store, options, log);
+    return await judged.write(judged.choose(bits), target);
   } finally {
     await store.close();
   }
