@@ -70,6 +70,15 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./papers.ts")).papersBench,
   },
+  forms: {
+    summary: "bytes, tokens/s, perplexity and right answers of a model in each form of its experts and in mixes, by error and by chance",
+    options: [
+      "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
+      "--only NAME    upcycled (that store) or trained (a small one, taught on first use; default: both, minutes)",
+      "--published DIR  instead: widths that MC-MoE's authors found, beside ours; a clone of github.com/Aaronhuang-778/MC-MoE",
+    ],
+    load: async () => (await import("./forms.ts")).formsBench,
+  },
   world: {
     summary: "bytes and CPU that one deployment of many ranks costs its operator, by parts and without a cluster",
     options: ["--ranks LIST   numbers of ranks (default: 16,64,256,1000)", "--layers N, --experts N   of the model (default 58, 256)"],

@@ -157,15 +157,15 @@ function weighed(measured: readonly Measured[]): Judged[] {
   return measured.map((each) => ({ ...each, share: each.rows / rows, gateShare: each.gateSum / gates }));
 }
 
-/** One layer's choices: the least sum of significance times error within its bytes. */
-function chooseWays(experts: readonly Judged[], { ways }: LayerWays, budget: number): number[] {
+/** One layer's choices of those ways: the least sum of significance times error within its bytes. */
+function chooseWays(experts: readonly Judged[], layer: LayerWays, ways: readonly number[], budget: number): number[] {
   const choices = experts.map(({ share, gateShare, errors }) =>
-    ways.map(({ bytes }, way) => {
+    ways.map((way) => {
       const cost = share ** significance.share * gateShare ** significance.gate * (errors[way] as number);
-      return { bytes, cost };
+      return { bytes: (layer.ways[way] as StoredTypes).bytes, cost };
     }),
   );
-  return allocate(choices, budget) as number[];
+  return (allocate(choices, budget) as number[]).map((choice) => ways[choice] as number);
 }
 
 const mostExact = (index: ExpertIndex): CodecName =>
@@ -178,8 +178,8 @@ export type Chosen = readonly (readonly number[])[];
 export interface JudgedStore {
   /** Ways of each layer's experts, in the order of their bytes. */
   readonly layers: readonly LayerWays[];
-  /** The least loss within a mean of bits. Throws AppError `BadOption` where no types are so small. */
-  choose(bits: number): Chosen;
+  /** The least loss within a mean of bits, of all types or of some. Throws AppError `BadOption` where none are so small. */
+  choose(bits: number, of?: readonly RoundedType[]): Chosen;
   write(chosen: Chosen, target: WriteOptions): Promise<QuantizeReport>;
 }
 
@@ -209,9 +209,15 @@ export async function judgeStore(store: ModelStore, options: JudgeOptions, log: 
   const judged = measured.map(weighed);
   return {
     layers,
-    choose(bits) {
-      const budgets = budgetsOf(store, layers, bits);
-      return judged.map((experts, layer) => chooseWays(experts, layers[layer] as LayerWays, budgets[layer] as number));
+    choose(bits, of) {
+      const allowed = of === undefined ? layers : waysOf(store, of);
+      const budgets = budgetsOf(store, allowed, bits);
+      return judged.map((experts, at) => {
+        const layer = layers[at] as LayerWays;
+        const named = new Set(allowed[at]?.ways.map((way) => way.types.join()));
+        const ways = [...layer.ways.keys()].filter((way) => named.has((layer.ways[way] as StoredTypes).types.join()));
+        return chooseWays(experts, layer, ways, budgets[at] as number);
+      });
     },
     async write(chosen, target) {
       const wayOf = (layer: number, e: number) => layers[layer]?.ways[chosen[layer]?.[e] as number] as StoredTypes;
