@@ -9,8 +9,8 @@ import type { GenerateEvent } from "../../../runtime/engine/schedule/request.ts"
 import { OpenSampling } from "../../../runtime/engine/schedule/sampling/open-sampling.ts";
 import { copiedOf, decodesOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
 import type { Ticket } from "../../../runtime/engine/schedule/waiting.ts";
-import { prefixIds } from "../../../runtime/net/prefix-ids.ts";
 import { placesOf } from "../../../runtime/kernels/kv-groups.ts";
+import { prefixIds } from "../../../runtime/net/prefix-ids.ts";
 
 export const context = 64;
 const settings = { temperature: 0, topP: 1, topK: 0, seed: 1n };
