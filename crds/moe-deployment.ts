@@ -395,7 +395,6 @@ export function parseModelUri(uri: string): { claim: string; folder: string } {
   if (!new RegExp(modelUriPattern).test(uri)) {
     throw new AppError(`spec.model.uri: "${uri}" is not pvc://<claim>/<folder>`, { code: "InvalidSpec", operation: "reading a spec" });
   }
-  const rest = uri.slice("pvc://".length);
-  const slash = rest.indexOf("/");
-  return { claim: rest.slice(0, slash), folder: rest.slice(slash + 1) };
+  const [claim = "", ...folder] = uri.slice("pvc://".length).split("/");
+  return { claim, folder: folder.join("/") };
 }

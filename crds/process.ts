@@ -172,8 +172,8 @@ export const workerProcess = {
     return minGatePercent === 0 ? undefined : String(minGatePercent);
   }),
   prefetch: rendered("ENODIA_EXPERT_PREFETCH", z.enum(prefetchModes).default(defaultPrefetch), ({ deployment }) => {
-    const { prefetch } = deployment.spec.experts;
-    return prefetch === defaultPrefetch ? undefined : prefetch;
+    const { prefetch, oversubscription } = deployment.spec.experts;
+    return prefetch === defaultPrefetch || oversubscription === defaultOversubscription ? undefined : prefetch;
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
   /** Unset outside of pods. */

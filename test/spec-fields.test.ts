@@ -240,6 +240,7 @@ const bases: Readonly<Record<string, object>> = {
   "scheduling.topology.key": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "scheduling.topology.mode": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
+  "experts.prefetch": { experts: { oversubscription: "Allow" } },
   "runtime.kvOffload.disk": { runtime: { kvOffload: { memory: "3Mi" } } },
   "gateway.jwt.issuer": { gateway: tokens },
   "gateway.jwt.audience": { gateway: tokens },
@@ -255,6 +256,7 @@ const edits = Object.entries(changes).map(([path, value]) => {
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };
   if (path.startsWith("elasticity.autoscale."))
     change.elasticity.autoscale = { ...withAutoscale.elasticity.autoscale, ...change.elasticity.autoscale };
+  if (path === "experts.prefetch") change.experts.oversubscription = "Allow";
   if (path.endsWith("kvOffload.disk")) change.runtime.kvOffload.memory = "3Mi";
   if (path.endsWith(".minRequests")) change.rolloutStrategy.canary.analysis.latencyPercent = 100;
   return { path, base: bases[path] ?? (beside[path] ? { gateway: beside[path] } : {}), change };
