@@ -66,7 +66,7 @@ export interface Compiled {
   run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator, queue?: ComputeQueue): Promise<Outputs>;
   /** A row of a `kept` output of the last run. Throws if anything else ran since. */
   keptRow?(output: string, row: number): Float32Array;
-  /** A program of some of its ops, which reads the same weights and goes before it. Unset: none is to be had. */
+  /** A program of some of its ops, which reads the same weights and ends with it. Unset: none is to be had. */
   part?(segment: Segment): Compiled;
   dispose(): Promise<void>;
 }
@@ -170,7 +170,7 @@ export interface DeviceMemory {
   readonly totalBytes: number;
 }
 
-/** Of a device, for weights that take turns: one computes, the next is written. */
+/** A device's slots for weights that take turns: one computes, the next is written. */
 export const streamSlots = 2;
 
 export interface Backend extends Capabilities {
@@ -207,7 +207,7 @@ export interface Backend extends Capabilities {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[], queue?: ComputeQueue): Promise<readonly Outputs[]>;
   /** An upper bound, known before the expert is loaded. */
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
-  /** Of a dense segment on the device. Unset: `slotBytes` is unused. */
+  /** What a dense segment takes on the device. Unset: `slotBytes` is unused. */
   denseResidentBytes?(segment: Segment, forms: WeightForms): number;
   /** Undefined where the backend computes in the machine's memory. */
   memory(): DeviceMemory | undefined;

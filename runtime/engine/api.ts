@@ -117,7 +117,7 @@ export interface EngineInfo extends ExpertGrid {
   /** Blocks of KV memory in all, and the positions of each. */
   readonly kvBlocks: number;
   readonly kvBlockTokens: number;
-  /** Of keys and values of one position; unset for engines that move none. */
+  /** What keys and values of one position take; unset for engines that move none. */
   readonly kvPositionBytes?: number;
   /** An upper bound for one resident expert, the largest. */
   readonly expertResidentBytes: number;

@@ -5,7 +5,7 @@ export interface HeadsFrame {
   /** Unique among the unanswered frames of the connection. */
   readonly seq: number;
   readonly layer: number;
-  /** Of the sender: its prompt, which begins at position 0. */
+  /** The sender's prompt, which begins at position 0. */
   readonly session: number;
   readonly past: number;
   readonly tokens: number;

@@ -36,7 +36,7 @@ export interface GenerateOptions {
   readonly prefixes: Pick<PrefixLog, "open">;
   readonly answers: KeptAnswers;
   /** Brings what is missing of a text from elsewhere; `rank`: one that may have it. */
-  readonly bringKv?: ((text: KvText, rank: number | undefined, signal: AbortSignal) => Promise<void> | undefined) | undefined;
+  readonly bringKv?: ((text: () => KvText, rank: number | undefined, signal: AbortSignal) => Promise<void> | undefined) | undefined;
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
@@ -154,7 +154,7 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   let result: Result = "error";
   // Log-probabilities of a prompt come with all of its rows.
   const { prompt, replay, kvRank, cacheSalt } = request;
-  const text = { tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt };
+  const text = () => ({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt });
   const after = request.promptLogprobs ? undefined : options.bringKv?.(text, kvRank, run.signal);
   const events = options.engine.generate({
     prompt,

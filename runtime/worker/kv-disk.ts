@@ -5,12 +5,14 @@ import { mkdir, open, opendir, readdir, rename, rm, stat, utimes, writeFile } fr
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, movedKv } from "../../crds/common.ts";
+import { formatBytes } from "../../crds/quantity.ts";
 import type { EngineInfo, EngineKv, HeldBlock, KvText } from "../engine/engine.ts";
 import { evictions } from "../experts/cache/index.ts";
 import { Places } from "../experts/cache/places.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
+import { KvRate } from "./kv-rate.ts";
 
 /** Blocks that wait to be written; of more the oldest are dropped. */
 const waitingMax = 1_024;
@@ -23,9 +25,7 @@ const pageBytes = 4_096;
 const filledPart = 15 / 16;
 /** Milliseconds; what came by then is used. */
 const bringMs = 5_000;
-/** A measured rate counts for so long, so that a slow disk is tried again. */
-const rateKnownMs = 15_000;
-/** Of a model's folder, and of a block. */
+/** Digits of the names of a model's folder and of a block. */
 const nameDigits = 32;
 const fileName = /^[0-9a-f]{32}$/;
 const tier = "disk";
@@ -47,7 +47,7 @@ export class KvDisk {
   readonly #held: Places<number>;
   readonly #waiting = new Map<string, HeldBlock>();
   readonly #time = new SharedTime(() => performance.now());
-  #rate: { readonly bytesPerMs: number; readonly at: number } | undefined;
+  readonly #rate = new KvRate();
   #bytes = 0;
   #writing: Promise<void> | undefined;
   #failed = false;
@@ -60,7 +60,7 @@ export class KvDisk {
     const placeBytes = Math.ceil((movedKv.tokens * positionBytes + digestBytes) / pageBytes) * pageBytes;
     const places = Math.min(placesMax, Math.floor((options.bytes * filledPart) / placeBytes));
     if (places < 1) {
-      throw new AppError(`spec.runtime.kvOffload.disk holds no block of ${placeBytes} bytes: raise it, or leave it out`, {
+      throw new AppError(`spec.runtime.kvOffload.disk holds no block of ${formatBytes(placeBytes, "up")}: raise it, or leave it out`, {
         code: "KvOffloadTooSmall",
         operation: "opening the disk tier of keys and values",
       });
@@ -97,16 +97,16 @@ export class KvDisk {
   async #bring(text: KvText, signal: AbortSignal): Promise<void> {
     const { kv, log } = this.#options;
     try {
-      const { blocks, tokenBytes, tokenMs } = await kv.look(text);
-      for (const block of blocks) {
-        if (signal.aborted || this.#held.peek(block.id) === undefined || !this.#pays(tokenBytes, tokenMs)) return;
+      const look = await kv.look(text);
+      for (const block of look.blocks) {
+        if (signal.aborted || this.#held.peek(block.id) === undefined || !this.#rate.pays(look)) return;
         const { result, ms } = await this.#time.run(async () => {
           const data = await this.read(block);
           const tokens = text.tokens.slice(block.from, block.to);
           return data !== undefined && (await kv.write({ block, tokens, data }));
         });
         if (!result) return;
-        this.#rate = { bytesPerMs: ((block.to - block.from) * tokenBytes) / Math.max(ms, 1e-3), at: performance.now() };
+        this.#rate.measured((block.to - block.from) * look.tokenBytes, ms);
       }
     } catch (err) {
       log.warn({ err }, "keys and values on the disk are computed anew");
@@ -143,12 +143,6 @@ export class KvDisk {
   async close(): Promise<void> {
     this.#closed = true;
     await this.#writing;
-  }
-
-  #pays(tokenBytes: number, tokenMs: number | undefined): boolean {
-    const rate = this.#rate;
-    if (rate === undefined || tokenMs === undefined || performance.now() - rate.at > rateKnownMs) return true;
-    return tokenBytes / rate.bytesPerMs < tokenMs;
   }
 
   /** Files of a process before this one, the newest uses last; what is no whole file of a block is removed. */

@@ -9,6 +9,7 @@ import { newPart, receive } from "../net/file-reads.ts";
 import type { ReadLink } from "../net/read-link.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
+import { KvRate } from "./kv-rate.ts";
 import { kvAheadBytes, kvBlocksMax } from "./kv-source.ts";
 
 /** Fewer are computed. */
@@ -21,8 +22,6 @@ const fetchesMost = 64;
 const fetchMs = { least: 200, unknown: 5_000, most: 10_000 };
 /** Bytes per second that a transfer may have while tokens are as fast as without it; it follows their latency (transfer-pace.ts). */
 const rateMost = 512 * 1024 * 1024;
-/** A measured rate counts for so long, so that a slow link is tried again. */
-const rateKnownMs = 15_000;
 /** Less tells no rate, but where it took all of its time. */
 const measuredBytes = 256 * 1024;
 const busyPauseMs = 20;
@@ -57,7 +56,7 @@ export class KvFetch {
   readonly #coming = new Map<string, Promise<unknown>>();
   #open = 0;
   /** One for each rank that gave. */
-  readonly #rates = new Map<number, { readonly bytesPerMs: number; readonly at: number }>();
+  readonly #rates = new Map<number, KvRate>();
 
   constructor(options: KvFetchOptions) {
     this.#options = options;
@@ -93,7 +92,7 @@ export class KvFetch {
       const late = AbortSignal.timeout(leftMs);
       const other = this.#coming.get(first.id);
       if (other === undefined || leftMs === 0) {
-        if (leftMs > 0 && this.#pays(look, rank)) return this.#from(rank, { text: text.tokens, look, tokens, signal, late });
+        if (leftMs > 0 && this.#rateOf(rank).pays(look)) return this.#from(rank, { text: text.tokens, look, tokens, signal, late });
         return metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
       }
       const ended = AbortSignal.any([signal, late]);
@@ -125,11 +124,10 @@ export class KvFetch {
     metrics.observe("enodia_kv_fetch_duration_seconds", seconds);
   }
 
-  /** True where bytes are expected before rows, or nothing is known yet. */
-  #pays({ tokenBytes, tokenMs }: KvLook, rank: number): boolean {
-    const rate = this.#rates.get(rank);
-    if (rate === undefined || tokenMs === undefined || performance.now() - rate.at > rateKnownMs) return true;
-    return tokenBytes / rate.bytesPerMs < tokenMs;
+  #rateOf(rank: number): KvRate {
+    const rate = this.#rates.get(rank) ?? new KvRate();
+    this.#rates.set(rank, rate);
+    return rate;
   }
 
   async #queued(work: () => Promise<void>, signal: AbortSignal): Promise<AppError | undefined> {
@@ -159,8 +157,7 @@ export class KvFetch {
       end();
       const ms = performance.now() - startedAt;
       const isSlow = fetching.late.aborted && ms >= fetchMs.least;
-      if (fetched.bytes >= measuredBytes || isSlow)
-        this.#rates.set(fetching.rank, { bytesPerMs: fetched.bytes / ms, at: performance.now() });
+      if (fetched.bytes >= measuredBytes || isSlow) this.#rateOf(fetching.rank).measured(fetched.bytes, ms);
     }
   }
 

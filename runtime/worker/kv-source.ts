@@ -11,7 +11,7 @@ import { chunkBytesMax, type ReadCall } from "../net/read-host.ts";
 const idBytes = 16;
 /** A read is one frame of a caller. */
 export const kvBlocksMax = 512;
-/** Of a transfer's blocks that are read before they are sent, and that came and are not written: an engine moves them between its steps. */
+/** A transfer has so many blocks that are read before they are sent, or came and are not written: an engine moves them between its steps. */
 export const kvAheadBytes = 16 * 1024 * 1024;
 
 interface KvSourceOptions {

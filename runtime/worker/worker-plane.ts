@@ -2,7 +2,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { PredictorName, SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
-import type { Engine, EngineInfo, EngineKv } from "../engine/engine.ts";
+import type { Engine, EngineInfo, EngineKv, KvText } from "../engine/engine.ts";
 import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
 import { Peers } from "../experts/peers.ts";
 import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
@@ -86,7 +86,7 @@ export interface WorkerPlane {
   readonly leaving: Leaving;
   readonly record: ServiceRecord;
   readonly vitals: () => WorkerVitals;
-  /** From the disk, then from a rank that may have more; undefined for an engine whose keys and values stay. */
+  /** Brings a text from the disk, then from a rank that may have more; undefined for an engine whose keys and values stay. */
   readonly bringKv: BringKv | undefined;
   caller(call: Caller): PeerIdentity;
   openConnections(host: string, port: number): Promise<void>;
@@ -199,10 +199,12 @@ function kvOf(kv: EngineKv, { options: { metrics, log, kvDisk }, experts: { peer
   const onServed = (bytes: number) => metrics.add("enodia_kv_served_bytes_total", bytes);
   const fetch = new KvFetch({ kv, peers, pace, metrics, log });
   const read: EngineKv["read"] = async (block) => (await kv.read(block)) ?? kvDisk?.read(block);
-  const bring: BringKv = (text, rank, signal) => {
-    const ofPeer = async (): Promise<void> => (rank === undefined ? undefined : fetch.bring(text, rank, signal));
-    return kvDisk?.bring(text, signal).then(ofPeer) ?? (rank === undefined ? undefined : ofPeer());
+  const fromBoth = async (text: KvText, rank: number | undefined, signal: AbortSignal): Promise<void> => {
+    await kvDisk?.bring(text, signal);
+    if (rank !== undefined) await fetch.bring(text, rank, signal);
   };
+  const bring: BringKv = (textOf, rank, signal) =>
+    kvDisk === undefined && rank === undefined ? undefined : fromBoth(textOf(), rank, signal);
   return { source: new KvSource({ kv: { read }, pace, authorize, onServed }), bring };
 }
 

@@ -180,7 +180,7 @@ export class KvRank {
     return { add, set() {}, observe() {}, observeTraced() {}, onCollect() {} } as unknown as Metrics<"worker">;
   }
 
-  async #bring({ bringKv }: WorkerPlane, text: KvText, from: number, signal: AbortSignal): Promise<void> {
+  async #bring({ bringKv }: WorkerPlane, text: () => KvText, from: number, signal: AbortSignal): Promise<void> {
     const { watch } = this.#around;
     const startedAt = performance.now();
     watch.at(this, "begins to fetch");

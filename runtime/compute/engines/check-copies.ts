@@ -6,9 +6,9 @@ import type { WeightForms } from "../../kernels/weights.ts";
 import type { Backend } from "../backend.ts";
 
 interface Copies {
-  /** Of all layers. */
+  /** Bytes of all layers. */
   readonly deviceBytes: number;
-  /** Of the layer's first expert. */
+  /** The forms of the layer's first expert. */
   formsOf(layer: number): WeightForms;
 }
 

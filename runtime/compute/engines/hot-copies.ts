@@ -7,7 +7,7 @@ export interface Copied {
   readonly expert: number;
   /** Copies of one form take each other's place. */
   readonly form: string;
-  /** Of late: halved at each look. */
+  /** Its recent rows, halved at each look. */
   rows: number;
   /** Unset: it has no copy there. */
   readonly device: Compiled | undefined;

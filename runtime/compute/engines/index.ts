@@ -154,7 +154,7 @@ function slotsFor(copies: number, had: number, step: number): number {
 interface Trial {
   readonly segment: Segment;
   readonly weights: Weights;
-  /** Of an expert on the device. */
+  /** What an expert takes on the device. */
   readonly bytes: number;
 }
 
@@ -162,7 +162,7 @@ class TwoEngines {
   readonly placed = new Map<Compiled, Placed>();
   readonly device: Backend;
   readonly bytesOfLayer: number;
-  /** Of the device, of all layers. */
+  /** Bytes of the device, for all layers. */
   bytesLeft: number;
   readonly #processor: Backend;
   readonly #queue: ComputeQueue;

@@ -123,7 +123,7 @@ interface Placing {
 }
 
 export class DenseWeights implements WeightSource {
-  /** Of the device. */
+  /** Bytes of the device. */
   readonly bytes: number;
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;

@@ -52,6 +52,7 @@ export class DenseProgram implements Compiled {
   readonly #device: GgmlDevice;
   readonly #weights: DenseWeights;
   readonly #isPart: boolean;
+  readonly #parts: DenseProgram[] = [];
   readonly #widths: ReadonlyMap<string, number>;
   readonly #kvOps: readonly Extract<Op, { op: "attention" }>[];
   readonly #kept: BufferAllocator = reusedBuffers();
@@ -151,12 +152,15 @@ export class DenseProgram implements Compiled {
   }
 
   async dispose(): Promise<void> {
+    for (const part of this.#parts) await part.dispose();
     for (const graphs of Object.values(this.#graphs)) graphs.clear();
     if (!this.#isPart) await this.#weights.free();
   }
 
   part(segment: Segment): DenseProgram {
-    return new DenseProgram(this.#device, segment, this.#weights);
+    const part = new DenseProgram(this.#device, segment, this.#weights);
+    this.#parts.push(part);
+    return part;
   }
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation for so many rows. */

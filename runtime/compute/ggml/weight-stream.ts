@@ -13,7 +13,7 @@ interface Slot {
 export interface StreamedWeights {
   readonly slot: Slot;
   readonly writes: TensorWrite[];
-  /** Of the device, beside what those before it have taken. */
+  /** Bytes of the device beside what those before it have taken. */
   readonly bytes: number;
 }
 
@@ -32,7 +32,7 @@ export class WeightStream {
     this.#slotBytes = slotBytes;
   }
 
-  /** Of the layer behind those that are there. Its tensors lie in the slot, and `writes` is filled by the caller. */
+  /** Adds the layer behind those that are there. Its tensors lie in the slot, and `writes` is filled by the caller. */
   add(bytes: number): StreamedWeights {
     if (bytes > this.#slotBytes) throw new TypeError(`${bytes} bytes of weights in a slot of ${this.#slotBytes}`);
     const at = this.#order.length % streamSlots;

@@ -34,7 +34,7 @@ export interface SpreadHeadsOptions {
 interface Divided {
   readonly before: Compiled;
   readonly behind: Compiled;
-  /** By the number of groups, then by group. */
+  /** Programs by the number of groups, then by group. */
   readonly groups: Map<number, readonly Compiled[]>;
 }
 
@@ -42,7 +42,7 @@ interface Prompt {
   readonly id: string;
   readonly session: number;
   readonly groups: readonly HeadGroup[];
-  /** Of each group but the first; undefined where its rank declined. */
+  /** The rank of each group but the first; undefined where it declined. */
   readonly ranks: (number | undefined)[];
   length: number;
 }

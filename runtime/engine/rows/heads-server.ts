@@ -27,7 +27,7 @@ export interface HeadsServerOptions {
   readonly backend: Pick<Backend, "createKv">;
   readonly blocks: readonly Compiled[];
   readonly splits: readonly SplitBlock[];
-  /** Of the model's own keys and values. */
+  /** As the model's own keys and values are kept. */
   readonly kv: Pick<KvSpec, "context" | "type">;
   readonly turn: ComputeTurn;
   readonly now: () => number;
@@ -104,10 +104,11 @@ export class HeadsServer {
 
   #programOf(layer: number, kvHeads: number): Compiled {
     const key = `${layer}.${kvHeads}`;
+    const known = this.#programs.get(key);
+    if (known !== undefined) return known;
     const { blocks, splits } = this.#options;
     const { heads } = this.#heads(kvHeads);
-    const segment = attentionOf((splits[layer] as SplitBlock).attention, { from: 0, heads, kvFrom: 0, kvHeads });
-    const program = this.#programs.get(key) ?? blocks[layer]?.part?.(segment);
+    const program = blocks[layer]?.part?.(attentionOf((splits[layer] as SplitBlock).attention, { from: 0, heads, kvFrom: 0, kvHeads }));
     if (program === undefined) throw new AppError(`heads: layer ${layer} is not divided here`, { code: "UnsupportedOp" });
     this.#programs.set(key, program);
     return program;

@@ -151,7 +151,7 @@ export class PeerConnections {
     return (this.#view?.peers ?? []).flatMap(({ rank, usable }) => (usable ? [rank] : []));
   }
 
-  /** Of the next usable ranks, in a ring that begins behind this one, those that a connection is ready to. */
+  /** Those of the next usable ranks, in a ring that begins behind this one, that a connection is ready to. */
   following(count: number): number[] {
     const own = this.rank ?? 0;
     const behind = (rank: number): number => (rank > own ? 0 : 1);

@@ -27,7 +27,7 @@ export class Batcher {
   readonly #waiting = new Waiting();
   #arrivals = 0;
   #preemptions = 0;
-  swappedTokens = 0;
+  #swappedTokens = 0;
   #drafted = 0;
   #accepted = 0;
   readonly #pace: ChunkPace;
@@ -74,6 +74,10 @@ export class Batcher {
   }
 
   /** Positions of preempted requests that a tier gave back. */
+  get swappedTokens(): number {
+    return this.#swappedTokens;
+  }
+
   get drafts(): { readonly drafted: number; readonly accepted: number } {
     return { drafted: this.#drafted, accepted: this.#accepted };
   }
@@ -248,10 +252,8 @@ export class Batcher {
     const admission = this.#ledger.admit(id, text, whole);
     if (!admission) return undefined;
     this.#waiting.take(place);
-    if (open.started) {
-      this.swappedTokens += admission.restored ?? 0;
-      return id;
-    }
+    if (open.started) this.#swappedTokens += admission.restored ?? 0;
+    if (open.started) return id;
     open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
     return id;

@@ -36,7 +36,7 @@ export const empty = (index: number): Slot => ({
   ids: [],
 });
 
-/** Of what a slot holds, the last one also where it is shorter. */
+/** The blocks that a slot holds, the last one also where it is shorter. */
 export function blocksOf({ ids }: Pick<Slot, "ids">): HeldBlock[] {
   const end = ids.length * reuseTokensMin;
   return Array.from({ length: Math.ceil(end / movedKv.tokens) }, (_, at) => {

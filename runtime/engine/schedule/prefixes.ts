@@ -42,7 +42,7 @@ export interface Found<T> {
 export class PrefixIndex<T extends Holder> {
   readonly #idOf: PrefixId;
   readonly #holders = new Map<string, Set<T>>();
-  /** Of whole blocks (movedKv.tokens), that came or went since they were told. */
+  /** Ids of whole blocks (movedKv.tokens) that came or went since they were told. */
   readonly #changed = new Set<string>();
   /** Of texts that were looked for. */
   readonly #chains = new WeakMap<Uint32Array, Chain>();

@@ -1,14 +1,15 @@
 // Which layers' dense weights stay in the memory of devices, and which come to it for each use (compute/DECISIONS.md 15). Pure.
 import { AppError } from "../../../crds/common.ts";
 import { formatBytes } from "../../../crds/quantity.ts";
+import { sum } from "../../placement/imbalance.ts";
 
 export interface DensePlan {
   /** The layers that come. */
   readonly streamed: ReadonlySet<number>;
   readonly slotBytes: number;
-  /** Of the devices. */
+  /** Bytes of the devices. */
   readonly deviceBytes: number;
-  /** Of the machine. */
+  /** Bytes of the machine. */
   readonly hostBytes: number;
 }
 
@@ -21,8 +22,6 @@ interface DenseNeeds {
   /** spec.runtime.deviceDenseMemory */
   readonly askedBytes: number;
 }
-
-const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 /** As few as need be, one after as many others as the next. Throws AppError `InsufficientMemory` where the slots do not fit. */
 export function planDense({ endBytes, layerBytes, slots, askedBytes }: DenseNeeds): DensePlan {

@@ -26,7 +26,7 @@ export interface Lease {
   finished: boolean;
   /** Another rank, which may have keys and values of the text. */
   readonly kvRank: number | undefined;
-  /** Of its prompt. */
+  /** The blocks of its prompt. */
   readonly blocks: readonly string[];
   /** Tokens of `pendingTokens` that need not be computed. */
   found: number;
@@ -50,7 +50,7 @@ export interface Worker {
   refused: string | undefined;
   kvUse: number | undefined;
   readonly prefixes: KnownPrefixes;
-  /** Of all choices, the last one that took it; 0 = never. */
+  /** The number of the last choice that took it; 0 = never. */
   turn: number;
 }
 

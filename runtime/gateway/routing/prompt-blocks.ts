@@ -5,7 +5,7 @@ import { blockIds } from "../../net/prefix-ids.ts";
 import type { Generation } from "./failover.ts";
 import type { KnownPrefixes } from "./known-prefixes.ts";
 
-/** Of a prompt's beginning: 32,768 tokens. */
+/** A prompt's beginning of 32,768 tokens. */
 const blocksMost = 512;
 
 type Text = Pick<Generation, "prompt" | "cacheSalt">;

@@ -55,7 +55,7 @@ function upTo(segment: Segment, value: string): Segment {
   return { ...segment, name: `${segment.name}.${value}`, ops, weights, outputs: [{ name: value, dtype: "f32", width }] };
 }
 
-/** Of each column. */
+/** One value for each column. */
 function meanSquares(rows: Float32Array, columns: number, gates?: Float32Array): Float32Array {
   const sums = new Float32Array(columns);
   for (let at = 0; at < rows.length; at++) {

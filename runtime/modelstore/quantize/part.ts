@@ -5,17 +5,17 @@ import { asF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 
 /** Blocks of all types end at its multiples. */
 const blockUnits = 256;
-/** Of all units. */
+/** The part of all units that stands for them. */
 const share = 1 / 4;
 
-/** Of each matrix's columns, by weight. */
+/** How much each matrix's columns count, by weight. */
 export type Importance = Readonly<Record<string, Float32Array>>;
 
 interface Part {
   readonly segment: Segment;
   readonly weights: Weights;
   readonly importance: Importance;
-  /** Of all units' errors to those of the part. */
+  /** The ratio of all units' errors to those of the part. */
   readonly scale: number;
 }
 
@@ -24,7 +24,7 @@ interface Expert {
   readonly weights: Weights;
 }
 
-/** Of each block of units: squares of what they put into the last matrix, by squares of their columns in it. */
+/** For each block of units: squares of what they put into the last matrix, by squares of their columns in it. */
 function energies(weight: WeightData, squares: Float32Array): Float64Array {
   const columns = squares.length;
   const sums = new Float64Array(Math.ceil(columns / blockUnits));

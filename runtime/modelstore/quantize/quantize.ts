@@ -122,7 +122,7 @@ function cut(sequences: readonly (readonly number[])[], tokens: number): readonl
 /** How a layer's experts may be stored. */
 interface LayerWays {
   readonly ways: readonly StoredTypes[];
-  /** Of one expert. */
+  /** Bytes of one expert. */
   readonly values: number;
 }
 

@@ -21,7 +21,7 @@ export interface Candidate {
 }
 
 export interface Asked {
-  /** Of the prompt's beginning. */
+  /** A hash of the prompt's beginning. */
   readonly prefix: number;
   /** The part of its experts that a rank hosts, by rank, and its own tokens. */
   readonly conversation?: { readonly hosts: ReadonlyMap<number, number>; readonly tokens: number } | undefined;

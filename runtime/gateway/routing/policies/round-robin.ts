@@ -1,4 +1,4 @@
-// By turns: the rank that was taken longest ago.
+// Takes the rank that was taken longest ago.
 import type { RoutingPolicy } from "./policy.ts";
 
 export const roundRobin: RoutingPolicy = (ranks) => {
