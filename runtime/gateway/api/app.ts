@@ -6,7 +6,7 @@ import { escapedLabel, metricsContentType } from "../../observe/runtime-metrics.
 import { limitHeaders } from "../auth/client-limits.ts";
 import { invalid, type Problem, problemOf, problems } from "../problem.ts";
 import { retryAfterSeconds } from "../routing/admission.ts";
-import type { Kept } from "../routing/failover.ts";
+import type { Kept } from "../routing/keep.ts";
 import { type Prepared, prepare } from "./answer.ts";
 import { type EmbeddingJob, embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";

@@ -1,7 +1,7 @@
 // One admitted HTTP request, from its first token to the accounting after its last byte.
 import type { Span } from "../../observe/trace.ts";
 import { type Problem, problemOf } from "../problem.ts";
-import type { Keep } from "../routing/failover.ts";
+import type { Keep } from "../routing/keep.ts";
 import type { Piece, Prepared } from "./answer.ts";
 import type { AnswerWriter } from "./choices.ts";
 import { type ChoicePiece, Choices } from "./choices.ts";

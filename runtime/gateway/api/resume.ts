@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import { invalid, type Problem, problems } from "../problem.ts";
-import type { Keep } from "../routing/failover.ts";
+import type { Keep } from "../routing/keep.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 
 const keyPattern = /^[\x20-\x7e]{1,255}$/;

@@ -3,7 +3,20 @@ import { AppError } from "../../../crds/common.ts";
 import type { FailoverReason } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";
 import type { HostShare } from "./conversation-hosts.ts";
-import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
+import type { Keep, Kept } from "./keep.ts";
+import {
+  classify,
+  deadlinePassed,
+  type FailoverLimits,
+  type Fault,
+  failoverLimits,
+  orSilence,
+  Patience,
+  pauseMs,
+  reasonOf,
+  repeatedFaults,
+  type Wait,
+} from "./patience.ts";
 
 /** An unset parameter is off. */
 interface GenerationSampling {
@@ -30,25 +43,6 @@ export interface RatedToken {
 export interface TopToken {
   readonly id: number;
   readonly logprob: number;
-}
-
-/** Ranks keep the answer, so that another gateway may go on with it. */
-export interface Keep {
-  readonly id: string;
-  readonly digest: Uint8Array;
-  readonly note: Uint8Array;
-  /** It is computed on when the client leaves. */
-  readonly stays: boolean;
-  /** No rank is known to have it. */
-  readonly isNew: boolean;
-}
-
-export interface Kept {
-  readonly rank: number;
-  readonly note: Uint8Array;
-  readonly tokens: number;
-  /** No more tokens are computed. */
-  readonly over: boolean;
 }
 
 export interface Generation {
@@ -372,27 +366,6 @@ class RequestState {
     const [code, afterMs] = busy ? ["QueueFull", 2_000] : ["NoWorker", 5_000];
     const held = waitedFor === "hold" ? "the deployment was scaled to zero, and no rank has come back in time" : undefined;
     return new AppError(held ?? last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
-  }
-}
-
-function deadlinePassed(cause: AppError | undefined): AppError {
-  return new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause });
-}
-
-function reasonOf(error: AppError): FailoverReason {
-  if (error.code === "Silent") return "silent";
-  if (error.code === "Draining") return "draining";
-  return error.code === "Lost" || error.code === "Unavailable" ? "lost" : "error";
-}
-
-async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["silence"]>): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(silence.error()), silence.ms);
-  try {
-    return await Promise.race([next, promise]);
-  } finally {
-    clearTimeout(timer);
-    next.catch(nothing);
   }
 }
 

@@ -1,6 +1,7 @@
 // Limits of a request's waits for a worker, a KV slot, an expert or the next event (DECISIONS.md 4), and the classification of errors by
 // cause.
 import { AppError } from "../../../crds/common.ts";
+import type { FailoverReason } from "../../../crds/names.ts";
 
 export interface FailoverLimits {
   /** Limit without a worker, or without a rank for an expert. Covers the reload of a lost expert or a replaced pod. */
@@ -60,6 +61,16 @@ export const repeatedFaults: ReadonlySet<string> = new Set(["Internal", "Unusabl
 
 export function classify(error: AppError): Fault {
   return faults[error.code] ?? "worker";
+}
+
+export function reasonOf(error: AppError): FailoverReason {
+  if (error.code === "Silent") return "silent";
+  if (error.code === "Draining") return "draining";
+  return error.code === "Lost" || error.code === "Unavailable" ? "lost" : "error";
+}
+
+export function deadlinePassed(cause: AppError | undefined): AppError {
+  return new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause });
 }
 
 const pauseMsLeast = 100;
@@ -152,5 +163,16 @@ export class Patience {
     this.#stage = stage;
     this.#since.set("worker", this.#now());
     this.#since.delete("hold");
+  }
+}
+
+export async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["silence"]>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(silence.error()), silence.ms);
+  try {
+    return await Promise.race([next, promise]);
+  } finally {
+    clearTimeout(timer);
+    next.catch(() => {});
   }
 }
