@@ -5,20 +5,31 @@
 // labels: `layer_agg` aggregates layers, and vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
+import { gatewayMetrics } from "./gateway-metrics.ts";
+import {
+  every,
+  latency,
+  type MetricDefinition,
+  type MetricType,
+  managed,
+  moving,
+  natsUsers,
+  operator,
+  type ProcessKind,
+  pods,
+  stalling,
+  work,
+  worker,
+} from "./metric-definition.ts";
 import {
   autoscaleFaults,
   connectionRefusals,
-  failoverReasons,
   frameResults,
   frameStallParts,
   loadRefusals,
   memberStates,
   predictorNames,
   prefetchResults,
-  prefixTells,
-  requestRefusals,
-  routingReasons,
-  stallParts,
   suspectReasons,
   trainingFailures,
   trainingPlacements,
@@ -28,53 +39,6 @@ import { rollbackReasons } from "./rollout.ts";
 import { phases as phase, stepKinds } from "./telemetry.ts";
 import { shareQuantiles } from "./training-report.ts";
 
-export type ProcessKind = "operator" | "gateway" | "worker";
-type MetricType = "counter" | "gauge" | "histogram";
-
-/** `open` is for values that code bounds, never user input. */
-type LabelValues = readonly string[] | "open";
-
-export interface MetricDefinition {
-  readonly type: MetricType;
-  readonly help: string;
-  readonly in: readonly ProcessKind[];
-  /** Decides whether the operator must name the deployment. */
-  readonly per: "process" | "deployment";
-  readonly labels: Readonly<Record<string, LabelValues>>;
-  readonly buckets?: readonly number[];
-}
-
-type Labels = Readonly<Record<string, LabelValues>>;
-type Scope = MetricDefinition["per"];
-
-function recordedBy<const I extends readonly ProcessKind[], const S extends Scope>(processes: I, per: S) {
-  const common = { in: processes, per } as const;
-  return {
-    counter: <const L extends Labels = typeof none>(help: string, labels: L = none as unknown as L) =>
-      ({ type: "counter", help, labels, ...common }) as const,
-    gauge: <const L extends Labels = typeof none>(help: string, labels: L = none as unknown as L) =>
-      ({ type: "gauge", help, labels, ...common }) as const,
-    histogram: <const L extends Labels = typeof none>(help: string, buckets: readonly number[], labels: L = none as unknown as L) =>
-      ({ type: "histogram", help, labels, buckets, ...common }) as const,
-  };
-}
-
-const none = {} as const;
-const every = recordedBy(["operator", "gateway", "worker"], "process");
-const natsUsers = recordedBy(["operator", "worker"], "process");
-const pods = recordedBy(["gateway", "worker"], "deployment");
-const gateway = recordedBy(["gateway"], "deployment");
-const worker = recordedBy(["worker"], "deployment");
-const operator = recordedBy(["operator"], "process");
-const managed = recordedBy(["operator"], "deployment");
-
-/** Seconds. */
-const latency = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
-const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
-const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
-const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
-
-const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
 const drafted = ["accepted", "rejected"] as const;
 const kvState = ["used", "cached", "free"] as const;
 const kvFetched = ["ok", "part", "none", "error", "skipped"] as const;
@@ -109,38 +73,7 @@ const table = {
   enodia_nats_connected: natsUsers.gauge("1 while the connection to NATS is up, 0 while it is away or not configured."),
 
   // ---- gateway
-  enodia_gateway_requests_total: gateway.counter("HTTP requests by endpoint and status code; 499 = the client went away.", {
-    endpoint,
-    code: "open",
-  }),
-  enodia_gateway_requests_active: gateway.gauge("Admitted requests that a worker computes."),
-  enodia_gateway_queue_requests: gateway.gauge("Admitted requests that wait, for a worker or in a worker's queue."),
-  enodia_gateway_rejected_total: gateway.counter("Requests refused before any work, by reason.", { reason: requestRefusals }),
-  enodia_gateway_ignored_fields_total: gateway.counter("Fields of requests that are not known and were ignored, by endpoint.", {
-    endpoint,
-  }),
-  enodia_gateway_request_duration_seconds: gateway.histogram("From the parsed request to its last byte.", latency, { endpoint }),
-  enodia_gateway_time_to_first_token_seconds: gateway.histogram("From the parsed request to its first token.", latency),
-  enodia_gateway_inter_token_seconds: gateway.histogram(
-    "Wait for a request's next token after its first, failovers included; a slow client adds nothing.",
-    latency,
-  ),
-  enodia_gateway_tokens_total: gateway.counter("Tokens read and written.", { kind: ["prompt", "output"] }),
-  enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", { reason: failoverReasons }),
-  enodia_gateway_stall_seconds: gateway.histogram(
-    "Waits of requests that went on at another worker: until the first was known to be gone, until the next computed, until its first token.",
-    stalling,
-    { part: stallParts },
-  ),
-  enodia_gateway_suspicions_total: gateway.counter("Times this gateway began to keep away from a worker, by reason.", {
-    reason: suspectReasons,
-  }),
-  enodia_gateway_choices_total: gateway.counter("Ranks chosen, by what decided; home = it keeps the answer.", { by: routingReasons }),
-  enodia_gateway_found_tokens_total: gateway.counter("Tokens of prompts that the chosen rank was known to have computed."),
-  enodia_gateway_prefix_tells_total: gateway.counter("Times ranks told what they have; gap = one was missed.", { kind: prefixTells }),
-  enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
-  enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
-  enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", { state: memberStates }),
+  ...gatewayMetrics,
   enodia_membership_version: pods.gauge("Version of the membership this pod knows."),
 
   // ---- worker: serving

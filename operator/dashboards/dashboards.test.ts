@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
+import type { MetricDefinition } from "../../crds/metric-definition.ts";
+import { metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
 import { trainingFailures } from "../../crds/names.ts";
 import { type Asked, dashboardExpressions, recordedLabels, usesOf } from "../../test/kit/dashboards/expressions.ts";
 import { alerts, recordings } from "./alerts.ts";

@@ -3,7 +3,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
+import type { MetricDefinition } from "../../crds/metric-definition.ts";
+import { metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
 import { createHealth, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
 import { createMetrics } from "./runtime-metrics.ts";

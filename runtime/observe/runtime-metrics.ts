@@ -5,15 +5,8 @@ import type { Counter, Histogram, ObservableResult } from "@opentelemetry/api";
 import { PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
 import { resourceFromAttributes } from "@opentelemetry/resources";
 import { AggregationTemporality, InstrumentType, MeterProvider, MetricReader } from "@opentelemetry/sdk-metrics";
-import {
-  type DeploymentLabels,
-  type MetricDefinition,
-  type MetricLabels,
-  type MetricName,
-  type MetricNameOf,
-  metricTable,
-  type ProcessKind,
-} from "../../crds/metrics.ts";
+import type { MetricDefinition, ProcessKind } from "../../crds/metric-definition.ts";
+import { type DeploymentLabels, type MetricLabels, type MetricName, type MetricNameOf, metricTable } from "../../crds/metrics.ts";
 import { sampledTraceId } from "./trace.ts";
 
 /** Further series are folded into one; 1,000 deployments x 12 states fit. */
