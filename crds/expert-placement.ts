@@ -97,6 +97,7 @@ export const expertPlacementStatusSchema = z
           loadPercent: percent("Its served load over the mean, in the worst layer."),
           speedPercent: percent("Its speed over the median rank's, as plans count with it."),
           state: z.string().max(32).optional().meta({ description: "joining, active, draining or lost." }),
+          role: z.string().max(32).optional().meta({ description: "prefill, decode or both, where the spec has roles." }),
         }),
       )
       .max(planBounds.ranks)

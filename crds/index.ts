@@ -65,6 +65,7 @@ export const kinds: readonly Kind[] = [
         description: "What replicas are scaled by, value/target.",
         priority: 1,
       },
+      { name: "Roles", type: "string", jsonPath: ".status.expertParallel.roles", description: "Ranks that serve by role.", priority: 1 },
       { name: "Runtime", type: "string", jsonPath: ".status.runtimeImage.image", description: "Image of the workers.", priority: 1 },
       {
         name: "Update",

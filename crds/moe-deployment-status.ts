@@ -9,7 +9,7 @@ const time = (description: string) => z.iso.datetime().optional().meta({ descrip
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
 const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
 
-/** Sorted in writing order; the last three are optional. */
+/** Sorted in writing order; the last four are optional. */
 export const moeDeploymentConditions = [
   "Ready",
   "Available",
@@ -23,6 +23,7 @@ export const moeDeploymentConditions = [
   "PlacementBalanced",
   "RuntimeUpToDate",
   "ExpertsOversubscribed",
+  "RolesServed",
   "ScalingActive",
   "GatewayRouted",
 ] as const;
@@ -65,6 +66,7 @@ export const moeDeploymentStatusSchema = z
       .object({
         desiredRanks: count("Ranks wanted."),
         activeRanks: count("Ranks that serve."),
+        roles: text("Ranks that serve by role, such as prefill 1, decode 2, both 0.", 64),
         lostRanks: z
           .array(z.int32())
           .max(64)

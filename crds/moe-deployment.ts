@@ -35,6 +35,7 @@ import {
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { duration, quantity } from "./quantity.ts";
+import { roles } from "./roles.ts";
 import { rolloutStrategy } from "./rollout.ts";
 import { scheduling } from "./scheduling.ts";
 import { secretRef } from "./secret-ref.ts";
@@ -308,6 +309,7 @@ export const moeDeploymentSpecSchema = z
     replicas: count(specBounds.replicas)
       .default(1)
       .meta({ description: "Worker pods; one pod is one rank on one device. The field of kubectl scale." }),
+    roles,
     elasticity,
     experts,
     runtime,
@@ -341,6 +343,16 @@ export const moeDeploymentSpecSchema = z
         rule: "!has(self.elasticity.maxReplicas) || self.replicas <= self.elasticity.maxReplicas",
         message: "replicas is above elasticity.maxReplicas: lower replicas or raise the maximum",
         fieldPath: ".replicas",
+      },
+      {
+        rule: "!has(self.roles) || self.replicas == 0 || self.roles.prefill + self.roles.decode <= self.replicas",
+        message: "replicas is below roles.prefill + roles.decode: raise replicas or lower one of them",
+        fieldPath: ".replicas",
+      },
+      {
+        rule: "!has(self.roles) || !has(self.elasticity.autoscale) || self.roles.prefill + self.roles.decode <= self.elasticity.autoscale.max",
+        message: "elasticity.autoscale.max is below roles.prefill + roles.decode: raise it or lower one of them",
+        fieldPath: ".roles",
       },
       {
         rule: "self.elasticity.minReplicas == 0 || self.failurePolicy.minServingReplicas <= self.elasticity.minReplicas",

@@ -16,10 +16,11 @@ const announced: Readonly<Record<string, "True" | "False">> = {
   ModelAvailable: "False",
   TelemetryFresh: "False",
   ExpertsOversubscribed: "True",
+  RolesServed: "False",
 };
 
 /** Healthy starts pass through them: a warning only where it was well before. */
-const starting = "BelowMinServing Downloading NoGateway Oversubscribed PartialRanks RanksNotReady Stale WeightServerNotReady";
+const starting = "BelowMinServing Downloading NoGateway Oversubscribed PartialRanks RanksNotReady Stale TooFewRanks WeightServerNotReady";
 const startingReasons: readonly string[] = starting.split(" ");
 
 export const deploymentStatus: StatusKind<MoEDeploymentStatus> = {

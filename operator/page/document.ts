@@ -36,7 +36,7 @@ function panelOf({ heading, sections, map }: Panel, made: Sections, index: numbe
 
 const mapFrame = html`<div class="map"><canvas id="map" tabindex="0" role="img" aria-label="Map of experts and ranks" aria-describedby="map-help"></canvas>
 <p id="map-cell" aria-live="polite"></p>
-<p id="map-help" class="none">A row is a rank, a column an expert; the stronger its colour, the more rows the rank computes for it. A frame is a copy that comes, a cross one that goes. Arrow keys walk through the cells.</p>
+<p id="map-help" class="none">A row is a rank (P: for prefill, D: for decode), a column an expert; the stronger its colour, the more rows the rank computes for it. A frame is a copy that comes, a cross one that goes. Arrow keys walk through the cells.</p>
 <noscript><p>The map needs the script of this page.</p></noscript></div>`;
 
 export function pageDocument(page: Page, name: string, query: URLSearchParams): string {

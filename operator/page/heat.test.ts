@@ -53,6 +53,11 @@ test("loads are percent of what a rank computes of the layer on average", () => 
   );
 });
 
+test("roles stand beside the ranks, where ranks have some", () => {
+  const roles = placement({ status: { ranks: [{ rank: 1, role: "prefill" }] } });
+  assert.deepEqual([heatView(roles, 5)?.roles, heatView(placement(), 5)?.roles], [["", "prefill"], undefined]);
+});
+
 test("the layer that is least even is found by its number, not by its place", () => {
   const loads = layerLoads(placement());
   assert.deepEqual(

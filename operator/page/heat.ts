@@ -10,6 +10,8 @@ export interface HeatView {
   readonly epoch: number;
   /** Ranks before or after the plan; ascending. */
   readonly ranks: readonly number[];
+  /** Of each of `ranks`, empty where unknown; undefined without roles. */
+  readonly roles?: readonly string[];
   /** As ExpertPlacement has them. */
   readonly hosts: string;
   readonly weights: string;
@@ -81,10 +83,16 @@ export function heatView(placement: PlacementView, layer: number): HeatView | un
     layer,
     epoch: now.epoch,
     ranks,
+    ...rolesOn(placement, ranks),
     ...encodeLayer(now),
     ...loadsOf(placement, { now, index, ranks }),
     next: next && phase !== undefined ? { hosts: encodeLayer(next).hosts, weights: encodeLayer(next).weights, phase } : undefined,
   };
+}
+
+function rolesOn({ status }: PlacementView, ranks: readonly number[]): Pick<HeatView, "roles"> {
+  const known = new Map((status?.ranks ?? []).flatMap(({ rank, role }) => (role === undefined ? [] : [[rank, role] as const])));
+  return known.size === 0 ? {} : { roles: ranks.map((rank) => known.get(rank) ?? "") };
 }
 
 interface Placed {

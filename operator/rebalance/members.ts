@@ -1,6 +1,7 @@
 // The members of a deployment: worker pods as Kubernetes reports them, joined with their links' state. observe.ts derives
 // them once per tick.
 import type { PlacementPlan } from "../../crds/plan.ts";
+import { type Roles, rolesOf } from "../../crds/roles.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
 import type { SpeedRank, Speeds } from "../planner/load/speeds.ts";
 import type { RankSpec } from "../planner/policy.ts";
@@ -17,11 +18,12 @@ export interface MembersInput {
   readonly leaving: readonly LeavingRank[];
   readonly link: (podUid: string) => Link | undefined;
   readonly digest: string | undefined;
+  readonly roles?: Roles | undefined;
   readonly now: number;
 }
 
 export function rankViews(input: MembersInput): RankView[] {
-  return input.workers.map((pod) => {
+  const views = input.workers.map((pod): RankView => {
     const link = input.link(pod.uid);
     const report = link && reportOf(link);
     // A node that shuts down ends its pods without notice to the API server.
@@ -45,6 +47,13 @@ export function rankViews(input: MembersInput): RankView[] {
       state: stateOf({ lost, leaving: leaving !== undefined || pod.terminating, report, usable }),
     };
   });
+  return input.roles === undefined ? views : withRoles(views, input.roles);
+}
+
+function withRoles(views: readonly RankView[], spec: Roles): RankView[] {
+  const serving = views.filter(({ state }) => state === "active").map(({ rank }) => rank);
+  const roles = rolesOf(spec, [...new Set(serving)]);
+  return views.map((view) => (view.state === "active" ? { ...view, role: roles.get(view.rank) ?? "both" } : view));
 }
 
 export function leavingOf(views: readonly RankView[], leaving: readonly LeavingRank[]): LeavingRank[] {
@@ -88,6 +97,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
       numerics: view.report?.description?.numerics ?? "",
       textDigest: view.report?.description?.textDigest ?? "",
       ...(view.pod.zone ? { zone: view.pod.zone } : {}),
+      ...(view.role === undefined || view.role === "both" ? {} : { role: view.role }),
     }));
 }
 

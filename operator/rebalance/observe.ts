@@ -106,7 +106,7 @@ export class Observer {
     const { links, placement } = this.#sources;
     const link = (uid: string) => links.worker(uid);
     const digest = placement.facts.committed?.modelDigest ?? majorityDigest(world.workers.map(({ uid }) => link(uid)));
-    return rankViews({ workers: world.workers, leaving: world.leaving, link, digest, now });
+    return rankViews({ workers: world.workers, leaving: world.leaving, link, digest, roles: world.spec.roles, now });
   }
 
   /** True when the model or codec has changed and no process of the old one is left. */

@@ -2,6 +2,7 @@
 // it.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { RankRole } from "../../crds/roles.ts";
 import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
 import type { Forecast } from "../planner/load/forecast.ts";
 import type { SpeedRank } from "../planner/load/speeds.ts";
@@ -27,6 +28,8 @@ export interface RankView {
   readonly lost: boolean;
   readonly mismatch: boolean;
   readonly state: MemberState;
+  /** Undefined without roles, and while it does not serve. */
+  readonly role?: RankRole | "both";
 }
 
 export interface PlacementFacts {

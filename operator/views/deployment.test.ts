@@ -68,6 +68,11 @@ test("ranks that serve more than they hold show both, and what they load for a t
   const shown = (ranks: typeof reported) => sectionsText([rankTable(["rank", "expertBytes", "budget", "epoch"], rankStates(pods, ranks))]);
   assert.match(shown(reported), /^RANK +EXPERTS +BUDGET +EPOCH$/m);
   assert.match(shown(over), /^RANK +IN MEMORY +BUDGET +SERVED +LOADED A TOKEN +PREDICTED +EPOCH$/m);
+  const inRoles = rankStates(pods, [{ rank: 1, role: "decode" }]);
+  assert.match(
+    sectionsText([rankTable(["rank", "state", "epoch"], inRoles)]),
+    /^RANK +STATE +ROLE +EPOCH$\n *0 +Running +- +-$\n *1 +Running +decode +-$/m,
+  );
   assert.match(shown(over), /^ *0 +3\.00 MiB +8\.00 MiB +8\.00 MiB +1\.00 MiB +2\.00 MiB +-$/m);
 });
 

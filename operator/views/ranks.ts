@@ -33,11 +33,11 @@ export function rankStates<P extends RankPod>(pods: readonly P[], reported: read
   const byRank = new Map(reported.map((one) => [one.rank, one]));
   return pods.map((pod) => {
     const report: Partial<Reported> = byRank.get(pod.rank) ?? {};
-    const { epoch, loadPercent, speedPercent, budgetBytes } = report;
+    const { epoch, loadPercent, speedPercent, budgetBytes, role } = report;
     const state = pod.state === "Running" ? (report.state ?? pod.state) : pod.state;
     // The expected memory is undefined until the rank has reported.
     const memory = { budgetBytes, ...loadsOf(report), memoryExpectedBytes: expectedMemory(report, offloadBytes) };
-    return { ...pod, state, epoch, loadPercent, speedPercent, ...memory };
+    return { ...pod, state, role, epoch, loadPercent, speedPercent, ...memory };
   });
 }
 
@@ -58,6 +58,7 @@ const rankColumns = {
   pod: ["Pod", ({ pod }) => pod],
   node: ["Node", ({ node }) => node],
   state: ["State", ({ state }) => stateValue(state)],
+  role: ["Role", ({ role }) => role],
   epoch: ["Epoch", ({ epoch }) => epoch],
   load: ["Load", ({ loadPercent, boundPercent }) => [bar(loadPercent, loadScale, boundPercent), percent(loadPercent)]],
   speed: ["Speed", ({ speedPercent }) => percent(speedPercent)],
@@ -92,7 +93,9 @@ const oversubscribed: Partial<Readonly<Record<RankColumn, readonly RankColumn[]>
 
 export function rankTable(names: readonly RankColumn[], rows: readonly RankRow[], max?: number): Table {
   const isOver = rows.some(({ servedBytes }) => servedBytes !== undefined);
-  const shown = isOver ? names.flatMap((name) => oversubscribed[name] ?? [name]) : names;
+  const hasRoles = rows.some(({ role }) => role !== undefined);
+  const inRoles = hasRoles ? names.flatMap((name): readonly RankColumn[] => (name === "state" ? [name, "role"] : [name])) : names;
+  const shown = isOver ? inRoles.flatMap((name) => oversubscribed[name] ?? [name]) : inRoles;
   return table(picked<RankRow, RankColumn>(rankColumns, shown), rows, {
     caption: "Ranks; load is over the mean in the worst layer, the line is the bound",
     none: "no rank is known yet",

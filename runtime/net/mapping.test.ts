@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
 import { memberStates } from "../../crds/names.ts";
 import { type LayerPlacement, type PlacementPlan, weightsTotal } from "../../crds/plan.ts";
+import { rankRoles } from "../../crds/roles.ts";
 import { FetchedSchema, MemberState, MembershipSchema, PlanSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { fromFetched, fromMembership, fromPlan, type Membership, toFetched, toMembership, toPlan } from "./mapping.ts";
 
@@ -32,14 +33,18 @@ const plan: fc.Arbitrary<PlacementPlan> = fc
 const membership: fc.Arbitrary<Membership> = fc.record({
   version: epoch,
   members: fc.uniqueArray(
-    fc.record({
-      rank: fc.nat({ max: 4095 }),
-      podName: fc.string(),
-      podUid: fc.uuid(),
-      bootId: fc.uuid(),
-      address: fc.string(),
-      state: fc.constantFrom(...memberStates),
-    }),
+    fc.record(
+      {
+        rank: fc.nat({ max: 4095 }),
+        podName: fc.string(),
+        podUid: fc.uuid(),
+        bootId: fc.uuid(),
+        address: fc.string(),
+        state: fc.constantFrom(...memberStates),
+        role: fc.constantFrom(...rankRoles),
+      },
+      { requiredKeys: ["rank", "podName", "podUid", "bootId", "address", "state"] },
+    ),
     { selector: (member) => member.rank, maxLength: 8 },
   ),
 });

@@ -3,6 +3,7 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { type LogLevel, logLevels, type MemberState, memberStates } from "../../crds/names.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import { type RankRole, rankRoles } from "../../crds/roles.ts";
 import type { Fetched } from "../placement/cost.ts";
 import {
   type Fetched as FetchedMessage,
@@ -38,6 +39,8 @@ export interface Member {
   readonly textDigest?: string;
   /** Unset if unknown. */
   readonly zone?: string;
+  /** Unset: both. */
+  readonly role?: RankRole;
 }
 
 export interface Membership {
@@ -139,6 +142,7 @@ export function fromMembership(message: MembershipMessage): Membership {
     const state = memberStates.find((name) => stateToWire[name] === member.state);
     if (state === undefined) throw invalid(`membership.members[${i}].state`, `${member.state} is unknown`);
     if (member.rank >= planBounds.ranks) throw invalid(`membership.members[${i}].rank`, `${member.rank} is out of range`);
+    const role = rankRoles.find((name) => name === member.role);
     return {
       rank: member.rank,
       podName: member.podName,
@@ -149,6 +153,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
       ...(member.textDigest === "" ? {} : { textDigest: member.textDigest.slice(0, digestMax) }),
       ...(member.zone === "" ? {} : { zone: member.zone.slice(0, zoneMax) }),
+      ...(role === undefined ? {} : { role }),
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");

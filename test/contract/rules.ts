@@ -114,6 +114,12 @@ export const ruleCases: readonly RuleCase[] = [
     { elasticity: { maxReplicas: 4 }, failurePolicy: { minServingReplicas: 5 } },
     { says: "minServingReplicas must not be above elasticity.maxReplicas" },
   ),
+  deployment(".spec", { roles: { prefill: 1, decode: 2 } }, { says: "replicas is below roles.prefill + roles.decode" }),
+  deployment(
+    ".spec",
+    { replicas: 6, roles: { prefill: 1, decode: 4 }, ...autoscale({}) },
+    { says: "elasticity.autoscale.max is below roles.prefill + roles.decode" },
+  ),
   deployment(".spec", { runtime: { backend: "cuda" } }, { says: "experts.memoryPerRank is required" }),
   deployment(".spec.model", { model: { uri: "hf://owner/name" } }, { says: "cache is required" }),
   deployment(".spec.model", { model: { cache: downloaded.cache } }, { says: "cache is for models that are downloaded" }),

@@ -96,7 +96,14 @@ async function leastHosts(sim: SimCluster): Promise<number> {
   return Math.min(...(sim.plan()?.layers ?? []).flatMap(({ hosts }) => hosts.map((row) => row.length)));
 }
 
-/** Fields that decide what the planner and the drains do. */
+async function rolesTold(sim: SimCluster): Promise<string> {
+  await sim.clock.run(5_000);
+  return (sim.loop?.view()?.members ?? []).map(({ rank, role }) => `${rank} ${role}`).join(", ");
+}
+
+const roles = (prefill: number, decode: number) => ({ ...rebalancing({}), roles: { prefill, decode } });
+
+/** Fields that decide what the planner, the drains and gateways do. */
 export const rebalancePlane: Readonly<Record<string, RebalancedField>> = {
   "rebalancing.mode": { change: rebalancing({ mode: "Off" }), outcome: verdict, without: "moved", with: "ModeOff" },
   "rebalancing.policy": { change: rebalancing({ policy: "eplb" }), outcome: policyAsked, without: "incremental", with: "eplb" },
@@ -149,6 +156,20 @@ export const rebalancePlane: Readonly<Record<string, RebalancedField>> = {
     outcome: silence,
     without: "Fresh",
     with: "Stale",
+  },
+  "roles.prefill": {
+    base: roles(1, 1),
+    change: roles(2, 1),
+    outcome: rolesTold,
+    without: "0 prefill, 1 decode, 2 both",
+    with: "0 prefill, 1 prefill, 2 decode",
+  },
+  "roles.decode": {
+    base: roles(1, 1),
+    change: roles(1, 2),
+    outcome: rolesTold,
+    without: "0 prefill, 1 decode, 2 both",
+    with: "0 prefill, 1 decode, 2 decode",
   },
   "elasticity.drain": { change: { elasticity: { drain: "10s" } }, outcome: drained, without: "Draining", with: "Drained" },
 };

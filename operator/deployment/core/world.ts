@@ -2,6 +2,7 @@
 import type { ConditionStatus } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+import type { RankRole } from "../../../crds/roles.ts";
 import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
 
 export interface WorkerPod {
@@ -112,6 +113,8 @@ export interface MemberView {
   readonly served?: ServedTotals | undefined;
   /** Undefined without a Control stream. */
   readonly signals?: RankSignals | undefined;
+  /** Undefined without roles, and while it does not serve. */
+  readonly role?: RankRole | "both";
 }
 
 export interface ModelView extends ExpertGrid {

@@ -5,6 +5,7 @@ import type { Operation } from "../../../crds/operation.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import { endsOf, modelVerdict } from "../core/ends.ts";
 import { orphansLeft } from "../core/orphans.ts";
+import { rolesVerdict } from "../core/roles.ts";
 import { type Hold, heldModel, rollHold } from "../core/rollout.ts";
 import { imageVerdict } from "../core/runtime-image.ts";
 import { living, type Snapshot, servingPods, wantedGateways } from "../core/snapshot.ts";
@@ -58,6 +59,7 @@ export function verdicts(findings: Findings): Verdicts {
       view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet"),
     ),
     ExpertsOversubscribed: oversubscribed(findings),
+    RolesServed: rolesServed(findings),
     RuntimeUpToDate: upToDate(findings),
     ScalingActive: findings.scaling?.status === "Unknown" ? lastKnown(findings, "ScalingActive", findings.scaling) : findings.scaling,
     GatewayRouted: routeVerdict(findings.snapshot),
@@ -247,6 +249,12 @@ function oversubscribed(findings: Findings): Verdict | undefined {
   const { view, deployment } = findings.snapshot;
   if (deployment.spec.experts.oversubscription !== "Allow") return undefined;
   return lastKnown(findings, "ExpertsOversubscribed", view?.expertsOversubscribed ?? unknown("NotObserved", "no worker was reached yet"));
+}
+
+function rolesServed(findings: Findings): Verdict | undefined {
+  const { view, deployment } = findings.snapshot;
+  const verdict = rolesVerdict(deployment.spec.roles, view?.members);
+  return verdict && lastKnown(findings, "RolesServed", verdict);
 }
 
 function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict {

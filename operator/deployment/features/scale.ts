@@ -4,6 +4,7 @@ import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import { ranksOfRoles } from "../../../crds/roles.ts";
 import type { Memory } from "../core/memory.ts";
 import { hasFallen, type Ownership } from "../core/replicas-owner.ts";
 import { living } from "../core/snapshot.ts";
@@ -165,6 +166,7 @@ function inputOf(
     gateways: view?.gateways ?? [],
     availableSince: served === undefined ? undefined : Date.parse(served),
     floor,
+    inRoles: ranksOfRoles(spec.roles),
     operation: progress.operation?.type,
     lastScale: last({ status }),
     history: memory.autoscaleHistory,

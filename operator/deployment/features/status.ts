@@ -11,6 +11,7 @@ import type { Outcome } from "../../kube/controller.ts";
 import type { Refusal } from "../../kube/refusal-text.ts";
 import { type Reckoned, requestsPerRank } from "../core/capacity.ts";
 import type { Memory } from "../core/memory.ts";
+import { rolesText } from "../core/roles.ts";
 import { imageStatus } from "../core/runtime-image.ts";
 import { awaitsModel, living, type Snapshot, servingPods, wantedGateways } from "../core/snapshot.ts";
 import type { Verdict } from "../core/world.ts";
@@ -128,6 +129,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);
   const all = verdicts(findings);
+  const byRole = rolesText(view?.members);
   const desiredRanks = awaitsModel(snapshot) ? 0 : target.ranks;
   const { generation, name, namespace } = deployment.metadata;
   return {
@@ -141,6 +143,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     expertParallel: {
       desiredRanks,
       activeRanks: serving.length,
+      ...(byRole === undefined ? {} : { roles: byRole }),
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
       ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),
       ...(failures.length > 0 ? { podFailures: [...failures] } : {}),

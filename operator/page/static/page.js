@@ -44,6 +44,7 @@ function nextTheme() {
 const freshMs = 10_000;
 const cell = { least: 6, most: 28, pixelsMax: 16e6 };
 const margin = { left: 34, right: 52, bottom: 18 };
+const initials = { prefill: "P", decode: "D" };
 
 const rowsOf = (text) => (text === "" ? [] : text.split(",").map((row) => row.split(".").map(Number)));
 
@@ -189,7 +190,7 @@ class LayerMap {
   }
 
   #labels(pen, { across, down, inks }) {
-    const { ranks, rankPercent } = this.#heat;
+    const { ranks, rankPercent, roles = [] } = this.#heat;
     const experts = this.#experts;
     pen.fillStyle = inks.text;
     pen.font = "11px system-ui, sans-serif";
@@ -198,7 +199,7 @@ class LayerMap {
     ranks.forEach((rank, row) => {
       if (row % every !== 0) return;
       pen.textAlign = "right";
-      pen.fillText(String(rank), margin.left - 6, (row + 0.5) * down);
+      pen.fillText(`${initials[roles[row]] ?? ""}${rank}`, margin.left - 6, (row + 0.5) * down);
       pen.textAlign = "left";
       if (rankPercent) pen.fillText(`${rankPercent[row]}%`, margin.left + experts * across + 6, (row + 0.5) * down);
     });
@@ -235,7 +236,7 @@ class LayerMap {
   }
 
   #words() {
-    const { ranks, expertPercent } = this.#heat;
+    const { ranks, expertPercent, roles = [] } = this.#heat;
     const { row, column } = this.#at;
     const key = `${ranks[row]}/${column}`;
     const now = this.#now.get(key);
@@ -246,7 +247,8 @@ class LayerMap {
       : "does not have it";
     const comes = this.#heat.next && !now && next ? "; it comes" : "";
     const goes = this.#heat.next && now && !next ? "; it goes" : "";
-    return `Rank ${ranks[row]}, expert ${column}${asked}: ${held}${comes}${goes}.`;
+    const role = roles[row] ? ` (${roles[row]})` : "";
+    return `Rank ${ranks[row]}${role}, expert ${column}${asked}: ${held}${comes}${goes}.`;
   }
 }
 

@@ -101,6 +101,7 @@ function rankStatus(view: RankView, load: number | undefined, speed: number | un
   return {
     rank: view.rank,
     state: view.state,
+    ...(view.role ? { role: view.role } : {}),
     ...(description
       ? {
           bootId: description.bootId,

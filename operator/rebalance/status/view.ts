@@ -89,6 +89,7 @@ function memberView(view: RankView, input: ViewInput): MemberView {
     uniqueBytes: input.uniqueBytes.get(view.rank) ?? 0,
     served: status?.served,
     signals: input.signals.get(view.pod.uid),
+    ...(view.role ? { role: view.role } : {}),
   };
 }
 

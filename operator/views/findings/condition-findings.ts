@@ -54,6 +54,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   },
   ExpertsOversubscribed: (c) =>
     when(c.status === "True", { severity: "info", role: "aside", what: "tokens wait for experts that memory does not hold" }),
+  RolesServed: (c) => when(isFalse(c), { severity: "warning", role: "aside", what: "fewer ranks serve than have a role" }),
   ScalingActive: (c) =>
     when(isFalse(c) && !idleReasons.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
   // A missing Gateway never reports anything.

@@ -80,6 +80,7 @@ const healthy = [
   condition("PlacementBalanced", "True", "Balanced"),
   condition("RuntimeUpToDate", "True", "UpToDate"),
   condition("ExpertsOversubscribed", "False", "FitsInMemory"),
+  condition("RolesServed", "True", "Served"),
   condition("ScalingActive", "True", "AtTarget"),
   condition("GatewayRouted", "True", "Accepted"),
 ];

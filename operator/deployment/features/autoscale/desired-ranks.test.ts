@@ -62,6 +62,7 @@ const rows: Readonly<Record<string, { readonly given: Partial<AutoscaleInput>; r
   },
   "the least is kept": { given: { ...idle, spec: autoscaleOf({ min: 3 }) }, want: [3, "AtMinimum"] },
   "as many as hold all experts are kept": { given: { ...idle, floor }, want: [3, "AtMinimum"] },
+  "as many as roles name are kept": { given: { ...idle, inRoles: 3 }, want: [3, "AtMinimum"] },
   "a number below the floor is put right": { given: { ...idle, replicas: 2, floor }, want: [3, "TooFewReplicas"] },
   "a number below the least is put right without a look at the load": {
     given: { replicas: 1, serving: unheard, spec: autoscaleOf({ min: 2 }) },

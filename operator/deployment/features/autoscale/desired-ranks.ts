@@ -16,6 +16,8 @@ export interface AutoscaleInput {
   readonly gateways: readonly GatewayView[];
   readonly availableSince: number | undefined;
   readonly floor: Reckoned | undefined;
+  /** The sum of spec.roles. */
+  readonly inRoles?: number;
   readonly operation: Operation["type"] | undefined;
   readonly lastScale: LastScale | undefined;
   readonly history: History;
@@ -86,9 +88,10 @@ export function twoDigits(value: number): number {
 
 const active = (reason: string, message: string): Verdict => ({ status: "True", reason, message });
 
-function rangeOf({ spec, floor }: AutoscaleInput): Range {
+function rangeOf({ spec, floor, inRoles = 0 }: AutoscaleInput): Range {
   const high = spec.max;
   const least = floor?.count ?? 0;
+  if (inRoles > Math.max(least, spec.min)) return { low: inRoles, lowWhy: "spec.roles names as many", high };
   // Where even the maximum cannot hold all experts, the floor does not apply.
   if (least > spec.min) return { low: Math.min(least, high), lowWhy: `as many hold all experts: ${floor?.reason ?? ""}`, high };
   return { low: spec.min, lowWhy: "elasticity.autoscale.min", high };

@@ -1427,6 +1427,13 @@ export declare type Member = Message<"enodia.runtime.v1.Member"> & {
    * @generated from field: string text_digest = 9;
    */
   textDigest: string;
+
+  /**
+   * prefill or decode; empty = both
+   *
+   * @generated from field: string role = 10;
+   */
+  role: string;
 };
 
 /**
