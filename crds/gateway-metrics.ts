@@ -1,6 +1,7 @@
 // The metrics that gateways alone record.
 import { gateway, latency, stalling } from "./metric-definition.ts";
 import { failoverReasons, memberStates, prefixTells, requestRefusals, routingReasons, stallParts, suspectReasons } from "./names.ts";
+import { rankRoles } from "./roles.ts";
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
 
@@ -37,4 +38,8 @@ export const gatewayMetrics = {
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
   enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", { state: memberStates }),
+  enodia_gateway_role_requests_total: gateway.counter("Requests sent to ranks, by the rank's role, where ranks have roles.", {
+    role: [...rankRoles, "both"],
+  }),
+  enodia_gateway_handover_seconds: gateway.histogram("From the token of a rank for prefill to the next one, of another rank.", stalling),
 };

@@ -63,13 +63,10 @@ const table = {
   enodia_event_loop_delay_seconds: every.gauge("Event loop delay of the main thread since the last scrape.", {
     quantile: ["0.5", "0.99", "1"],
   }),
-  enodia_refused_connections_total: every.counter(
-    "Connections that this process could not accept or ended before use, by port and reason.",
-    {
-      port: "open",
-      reason: connectionRefusals,
-    },
-  ),
+  enodia_refused_connections_total: every.counter("Connections that could not be accepted or ended before use, by port and reason.", {
+    port: "open",
+    reason: connectionRefusals,
+  }),
   enodia_nats_connected: natsUsers.gauge("1 while the connection to NATS is up, 0 while it is away or not configured."),
 
   // ---- gateway

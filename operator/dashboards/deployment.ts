@@ -126,6 +126,25 @@ const ranks: readonly Panel[] = [
   ]),
 ];
 
+const roles: readonly Panel[] = [
+  fromZero(
+    "Requests by role",
+    "Sent to ranks per second, by the rank's role; a prompt that is handed over counts at two.",
+    "reqps",
+    [[`sum by (role) (rate(enodia_gateway_role_requests_total{%}[${rate}]))`, "{{role}}"]],
+    { part: "Prefill and decode" },
+  ),
+  fromZero(
+    "Time of a handover",
+    "Between the first token, of a rank for prefill, and the next one.",
+    "s",
+    quantiles.map((quantile) => [
+      `histogram_quantile(${quantile}, sum by (le) (rate(enodia_gateway_handover_seconds_bucket{%}[${rate}])))`,
+      percent(quantile),
+    ]),
+  ),
+];
+
 const operations: readonly Panel[] = [
   fromZero(
     "Requests that went on elsewhere",
@@ -171,5 +190,5 @@ export const deploymentDashboard = (): Dashboard =>
     back: "30m",
     annotation: { name: "Rebalances", expr: "changes(enodia_rebalance_started_timestamp_seconds{%}[1m]) > 0" },
     stats,
-    series: [...clients, ...ranks, ...operations],
+    series: [...clients, ...ranks, ...roles, ...operations],
   });

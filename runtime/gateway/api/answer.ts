@@ -371,6 +371,10 @@ export class Answer {
         });
         log.info({ requestId, traceId, fromRank, rank, tokensReplayed, ...parts }, "request went on");
       },
+      onHandover: (fromRank: number, rank: number, ms: number) => {
+        metrics.observe("enodia_gateway_handover_seconds", ms / 1000);
+        span.event("handover", { "enodia.from_rank": fromRank, "enodia.rank": rank, "enodia.handover_ms": ms });
+      },
     };
   }
 }

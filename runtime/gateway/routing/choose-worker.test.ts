@@ -74,6 +74,56 @@ const cases: readonly Case[] = [
     { avoid: new Set([0]), busy: new Set([0]) },
   ],
   ["an avoided rank is better than none", [worker(0, 0)], 0, { avoid: new Set([0]) }],
+  [
+    "a prompt goes to a rank for prefill, however long its queue is",
+    [worker(0, 9999, { role: "prefill" }), worker(1, 0, { role: "decode" })],
+    0,
+    { role: "prefill" },
+  ],
+  ["an answer goes to a rank for decode", [worker(0, 0, { role: "prefill" }), worker(1, 9999, { role: "decode" })], 1, { role: "decode" }],
+  [
+    "of about equal ones the rank of that role alone is chosen",
+    [worker(0, tieTokens, { role: "prefill" }), worker(1, 0)],
+    0,
+    { role: "prefill" },
+  ],
+  [
+    "of ranks that have as much of a prompt too",
+    [worker(0, 500, { role: "decode", found: 512 }), worker(1, 500, { found: 512 })],
+    0,
+    { role: "decode" },
+  ],
+  [
+    "a rank of both takes a prompt of which it has more",
+    [worker(0, 0, { role: "decode" }), worker(1, 0, { found: 512 })],
+    1,
+    { role: "decode" },
+  ],
+  [
+    "where the hash alone decides, ranks of both take nothing",
+    [worker(0, 9_999, { role: "decode" }), worker(1, 0)],
+    0,
+    { role: "decode", byHash: true },
+  ],
+  ["a rank of both takes what is too much for it", [worker(0, 1_000, { role: "prefill" }), worker(1, 0)], 1, { role: "prefill" }],
+  [
+    "where the only rank for prefill failed the request, another takes its prompt",
+    [worker(0, 0, { role: "prefill" }), worker(1, 9999, { role: "decode" })],
+    1,
+    { role: "prefill", avoid: new Set([0]) },
+  ],
+  [
+    "where no rank for decode answers, one for prefill generates",
+    [worker(0, 0, { role: "prefill" }), worker(1, 0, { role: "decode", suspect: true })],
+    0,
+    { role: "decode" },
+  ],
+  [
+    "a request goes on in its class before its role counts",
+    [worker(0, 0, { role: "decode", numerics: "other" }), worker(1, 0, { role: "prefill" })],
+    1,
+    { role: "decode", numerics: "exact" },
+  ],
 ];
 
 for (const [name, candidates, want, shunned = {}] of cases) {

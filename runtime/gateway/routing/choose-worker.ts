@@ -1,8 +1,11 @@
 // Chooses a rank: the policy takes one of those that can compute the request.
 import { defaultRoutingPolicy, type RoutingReason } from "../../../crds/names.ts";
+import type { RankRole } from "../../../crds/roles.ts";
 import { policies } from "./policies/index.ts";
+import { tieTokens } from "./policies/load-aware.ts";
 import type { Asked, Candidate, RoutingPolicy } from "./policies/policy.ts";
 import { byHash as rankByHash } from "./rendezvous.ts";
+import { able, own } from "./roles.ts";
 
 export interface Choice {
   readonly rank: number | undefined;
@@ -21,13 +24,23 @@ interface Wishes {
   /** The hash alone decides, however long the queues are, so that all gateways choose the same rank. */
   readonly byHash?: boolean;
   readonly conversation?: Asked["conversation"];
+  /** Ranks of another role are a last resort. */
+  readonly role?: RankRole | undefined;
   readonly policy?: RoutingPolicy;
 }
 
 export function choose(
   candidates: readonly Candidate[],
   prefix: number,
-  { avoid = new Set(), busy = new Set(), numerics, byHash = false, conversation, policy = policies[defaultRoutingPolicy] }: Wishes = {},
+  {
+    avoid = new Set(),
+    busy = new Set(),
+    numerics,
+    byHash = false,
+    conversation,
+    role,
+    policy = policies[defaultRoutingPolicy],
+  }: Wishes = {},
 ): Choice {
   if (candidates.length === 0) return none("no worker is known");
   const serving = candidates.filter((candidate) => candidate.state === "active");
@@ -42,7 +55,8 @@ export function choose(
   const left = others.length > 0 ? others : healthy;
   const alike = (candidate: Candidate): boolean => candidate.numerics === numerics;
   const full = healthy.filter((candidate) => busy.has(candidate.rank));
-  const pool = [left.filter(alike), full.filter(alike)].find(({ length }) => length > 0) ?? left;
+  const may = able([left.filter(alike), full.filter(alike)].find(({ length }) => length > 0) ?? left, role);
+  const pool = own(may, role, byHash ? Number.POSITIVE_INFINITY : tieTokens);
   const { rank, by } = byHash ? { ...rankByHash(pool, prefix), by: "hash" as const } : policy(pool, { prefix, conversation });
   return { rank, reason: "", by };
 }

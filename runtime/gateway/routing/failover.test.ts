@@ -342,3 +342,28 @@ test("a client that goes away closes the attempt and starts no other", async () 
   assert.equal(workers.open, 0);
   assert.equal(workers.replays.length, 1);
 });
+
+test("a rank for prefill ends with one token, and the next rank goes on from it; that is no failover", async () => {
+  for (const [maxTokens, ends] of [
+    [5, []],
+    [5, [1_000]],
+    [1, []],
+  ] as const) {
+    const workers = new Memory([], maxTokens);
+    const start = workers.start.bind(workers);
+    workers.start = (asked, replay) => {
+      const attempt = start(replay.length === 0 ? { ...asked, maxTokens: 1 } : asked, replay);
+      return { ...(attempt as Attempt), handsOver: replay.length === 0 };
+    };
+    const told: string[] = [];
+    const hooks = { onHandover: (from: number, rank: number) => told.push(`${from} ${rank}`), onFailover: () => told.push("failover") };
+    const { ids, finish } = await collect(generate(generation(maxTokens, { eos: [...ends] }), workers, limits, hooks));
+    const isOne = maxTokens === 1 || ends.length > 0;
+    assert.deepEqual(
+      ids,
+      Array.from({ length: isOne ? 1 : maxTokens }, (_, i) => truth(i)),
+    );
+    assert.equal(finish, "length");
+    assert.deepEqual([workers.replays, told, workers.open], isOne ? [[[]], [], 0] : [[[], [truth(0)]], ["1 2"], 0]);
+  }
+});

@@ -88,6 +88,8 @@ export type Generated =
 
 export interface Attempt {
   readonly rank: number;
+  /** It ends with the first token, and another rank goes on. */
+  readonly handsOver?: boolean;
   /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
   readonly events: AsyncIterable<WorkerEvent>;
   /** Frees the accounting; after `failed` the router avoids the rank for a moment. */
@@ -130,6 +132,8 @@ export interface Stall {
 export interface FailoverHooks {
   onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
   onRecovered?(stall: Stall): void;
+  /** `ms`: from the token that a rank for prefill made to the next one. */
+  onHandover?(fromRank: number, rank: number, ms: number): void;
   readonly now?: () => number;
 }
 
@@ -147,13 +151,14 @@ export async function* generate(
       await state.waitFor(workers, attempt.none);
       continue;
     }
-    let ended: AppError | undefined;
+    let ended: Ended;
     try {
       ended = yield* follow(attempt, state);
     } finally {
-      attempt.close(ended !== undefined && classify(ended) === "worker" && !generation.signal.aborted);
+      attempt.close(ended instanceof AppError && classify(ended) === "worker" && !generation.signal.aborted);
     }
     if (ended === undefined) return;
+    if (ended === "handover") continue;
     const finished = state.finishedAnyway();
     if (finished) {
       yield { type: "finish", reason: finished };
@@ -164,8 +169,10 @@ export async function* generate(
   }
 }
 
-/** Returns undefined when the request is finished, else the error that ended the attempt. */
-async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Generated, AppError | undefined, void> {
+type Ended = AppError | "handover" | undefined;
+
+/** Returns undefined when the request is finished, else what ended the attempt. */
+async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Generated, Ended, void> {
   const iterator = attempt.events[Symbol.asyncIterator]();
   try {
     while (true) {
@@ -198,6 +205,7 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
         }
         case "finish":
           if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
+          if (state.handsOver(attempt, event.reason)) return "handover";
           yield { type: "finish", reason: event.reason };
           return undefined;
       }
@@ -234,6 +242,7 @@ class RequestState {
   /** The first loss from which the request has not recovered. */
   #loss: { readonly rank: number; readonly since: number; readonly knownAt: number; readonly tokens: number } | undefined;
   #computes = { rank: 0, since: 0 };
+  #handover: { readonly rank: number; readonly since: number } | undefined;
 
   constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
     this.generation = generation;
@@ -278,6 +287,14 @@ class RequestState {
     this.#computes = { rank, since: this.#now() };
   }
 
+  /** False where the text is complete. */
+  handsOver({ rank, handsOver }: Attempt, reason: "stop" | "length"): boolean {
+    if (!handsOver || reason === "stop" || this.finishedAnyway() !== undefined) return false;
+    this.#handover = { rank, since: this.#now() };
+    this.patience.handedOver();
+    return true;
+  }
+
   /** Drops prompt tokens that a failover repeats. */
   takePrompt(position: number, tokens: readonly RatedToken[]): readonly RatedToken[] {
     if (position > this.#promptNext) throw new AppError(`prompt token ${position} came before ${this.#promptNext}`, { code: "Lost" });
@@ -298,6 +315,7 @@ class RequestState {
     this.tokens.push(id);
     this.patience.token();
     this.#recovered();
+    this.#wentOn();
     this.#attempts = 0;
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
@@ -358,6 +376,13 @@ class RequestState {
     const { rank, since: computesSince } = this.#computes;
     const [detectionMs, failoverMs, replayMs] = [knownAt - since, computesSince - knownAt, this.#now() - computesSince];
     this.#hooks.onRecovered?.({ fromRank, rank, tokensReplayed, detectionMs, failoverMs, replayMs });
+  }
+
+  #wentOn(): void {
+    if (this.#handover === undefined) return;
+    const { rank, since } = this.#handover;
+    this.#handover = undefined;
+    this.#hooks.onHandover?.(rank, this.#computes.rank, this.#now() - since);
   }
 
   #giveUp(waitedFor: Wait | undefined): AppError {

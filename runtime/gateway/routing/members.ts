@@ -2,6 +2,7 @@
 import type { AppError } from "../../../crds/common.ts";
 import { defaultRoutingPolicy, type MemberState } from "../../../crds/names.ts";
 import type { GatewaySettings } from "../../../crds/process.ts";
+import type { RankRole } from "../../../crds/roles.ts";
 import { Control } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { GrpcServer, Network } from "../../net/grpc.ts";
 import type { Identity, Membership } from "../../net/mapping.ts";
@@ -102,6 +103,7 @@ function awayReports(metrics: Metrics<"gateway">, log: Log) {
     onOtherClass: (rank: number, before: string, now: string) =>
       log.warn({ rank, before, now }, "a request goes on in another numerics class; its text may differ from here on"),
     onBack: (rank: number) => log.info({ rank }, "worker answers again"),
+    onRole: (role: RankRole | undefined) => metrics.add("enodia_gateway_role_requests_total", 1, { role: role ?? "both" }),
   };
 }
 

@@ -131,6 +131,11 @@ export class Patience {
     this.#since.delete("expert");
   }
 
+  /** Another rank is asked, as at first. */
+  handedOver(): void {
+    this.#reached("asked");
+  }
+
   failed(fault: Fault): void {
     if (this.#stage !== "asked") this.#reached("asked");
     if (fault === "expert" && !this.#since.has("expert")) this.#since.set("expert", this.#now());

@@ -1,5 +1,6 @@
 // One worker of the pool: its connection, the requests that it computes, and what it keeps for other gateways.
 import { AppError } from "../../../crds/common.ts";
+import type { RankRole } from "../../../crds/roles.ts";
 import type { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Identity, type Member, toSender } from "../../net/mapping.ts";
 import type { ServiceClient } from "../../net/service.ts";
@@ -8,6 +9,8 @@ import type { Kept } from "./keep.ts";
 import { KnownPrefixes } from "./known-prefixes.ts";
 import type { LifeWatch } from "./life-watch.ts";
 import type { Candidate } from "./policies/policy.ts";
+import type { PromptBlocks } from "./prompt-blocks.ts";
+import { wantedRole } from "./roles.ts";
 
 /** A reported queue length is valid this long. */
 const reportedLoadMs = 2_000;
@@ -31,6 +34,8 @@ export interface Lease {
   readonly blocks: readonly string[];
   /** Tokens of `pendingTokens` that need not be computed. */
   found: number;
+  /** It computes the prompt and a first token for another rank. */
+  readonly handsOver: boolean;
 }
 
 export interface Worker {
@@ -70,7 +75,7 @@ export function candidateOf(worker: Worker, found: number, now: number): Candida
     suspect: worker.suspectUntil > now || life?.away === true,
     queuedTokens: sum([...leases].map((lease) => lease.pendingTokens - lease.found)) + reported,
     requests: leases.size,
-    ...{ found, turn, refused },
+    ...{ found, turn, refused, role: member.role },
     numerics: member.numerics ?? "",
   };
 }
@@ -118,6 +123,26 @@ export function stopKept(
   if (keep === undefined || finished || (keep.stays && signal.aborted)) return;
   const { id, digest } = keep;
   client?.kept({ sender: toSender(self), id, digest, stop: true }, { deadline: Date.now() + keptAnswerMs }).catch(nothing);
+}
+
+/** Undefined where no rank has a role. */
+export function roleFor(
+  generation: Generation,
+  replayed: number,
+  workers: readonly Worker[],
+  blocks: Pick<PromptBlocks, "told">,
+): RankRole | undefined {
+  if (workers.every(({ member }) => member.role === undefined)) return undefined;
+  const there = workers.filter(({ life }) => life?.away === false);
+  return wantedRole(generation, { replayed, known: Math.max(0, ...there.map((worker) => blocks.told(worker, generation))) });
+}
+
+/** Of those that report it. */
+export function meanKvUse(workers: readonly Worker[]): number | undefined {
+  const reported = workers.flatMap(({ member, life, kvUse }) =>
+    member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
+  );
+  return reported.length === 0 ? undefined : sum(reported) / reported.length;
 }
 
 export function sum(values: readonly number[]): number {

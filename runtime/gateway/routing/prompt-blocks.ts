@@ -40,8 +40,12 @@ export class PromptBlocks {
 
   /** The one that has most of the prompt, and at least a block more than `here`. */
   elsewhere<T extends Holder>(others: readonly T[], here: Holder, text: Text): T | undefined {
-    const told = (holder: Holder): number => holder.prefixes.told(this.of(holder, text));
-    const least = told(here) + movedKv.tokens;
-    return others.filter((other) => told(other) >= least).sort((a, b) => told(b) - told(a))[0];
+    const least = this.told(here, text) + movedKv.tokens;
+    return others.filter((other) => this.told(other, text) >= least).sort((a, b) => this.told(b, text) - this.told(a, text))[0];
+  }
+
+  /** Tokens that are there. */
+  told(holder: Holder, text: Text): number {
+    return holder.prefixes.told(this.of(holder, text));
   }
 }

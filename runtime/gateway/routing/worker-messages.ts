@@ -55,16 +55,18 @@ interface Asked {
   /** Unix ms, wall clock. */
   readonly deadline: number;
   readonly kvRank: number | undefined;
+  /** One token is wanted, and the rank that goes on keeps the answer. */
+  readonly handsOver: boolean;
 }
 
-export function toRequest(identity: Identity, { generation, replay, span, deadline, kvRank }: Asked) {
-  const { keep } = generation;
+export function toRequest(identity: Identity, { generation, replay, span, deadline, kvRank, handsOver }: Asked) {
+  const keep = handsOver ? undefined : generation.keep;
   return {
     sender: toSender(identity),
     requestId: generation.requestId,
     prompt: [...generation.prompt],
     replay: [...replay],
-    maxTokens: generation.maxTokens,
+    maxTokens: handsOver ? 1 : generation.maxTokens,
     sampling: samplingOf(generation.sampling),
     eos: [...generation.eos],
     priority: generation.priority ?? 0,

@@ -1,6 +1,7 @@
 // The gateway's workers: membership, a gRPC client per live pod, load and health. It cuts the streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
 import { type MemberState, memberStates, type PrefixTell, type RoutingPolicyName, type RoutingReason } from "../../../crds/names.ts";
+import type { RankRole } from "../../../crds/roles.ts";
 import { slackMs } from "../../net/call-deadline.ts";
 import { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../net/grpc.ts";
@@ -25,7 +26,9 @@ import {
   type InferenceClient,
   keptBy,
   type Lease,
+  meanKvUse,
   newWorker,
+  roleFor,
   sameProcess,
   stopKept,
   sum,
@@ -33,6 +36,7 @@ import {
 } from "./pool-worker.ts";
 import { PromptBlocks } from "./prompt-blocks.ts";
 import { prefixHash } from "./rendezvous.ts";
+import { handsOver } from "./roles.ts";
 import { fromMessage, toRequest } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
@@ -61,6 +65,8 @@ export interface PoolOptions {
   /** `found`: tokens of the prompt that were known to be at the rank that was chosen. */
   readonly onChosen?: (by: RoutingReason, found: number) => void;
   readonly onPrefixes?: (change: PrefixTell) => void;
+  /** Undefined: a rank of both. Not called where no rank has a role. */
+  readonly onRole?: (role: RankRole | undefined) => void;
   readonly now?: () => number;
 }
 
@@ -148,10 +154,12 @@ export class WorkerPool implements Workers {
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const last = this.#last.get(generation);
     const before = replay.length > 0 ? last?.numerics : undefined;
-    const { rank, reason, by = "home" } = this.#choose(generation, shunned, before);
+    const wanted = roleFor(generation, replay.length, [...this.#workers.values()], this.#blocks);
+    const { rank, reason, by = "home" } = this.#choose(generation, shunned, { numerics: before, role: wanted });
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
-    const { numerics = "" } = worker.member;
+    const { numerics = "", role } = worker.member;
+    if (wanted !== undefined) this.#options.onRole?.(role);
     const blocks = this.#blocks.of(worker, generation);
     const found = this.#blocks.found(worker, generation);
     if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
@@ -165,16 +173,17 @@ export class WorkerPool implements Workers {
       kvRank: this.#kvRank(worker, generation, last?.rank),
       blocks,
       found,
+      handsOver: handsOver(generation, wanted, role),
     };
     worker.leases.add(lease);
     worker.turn = ++this.#turn;
     worker.prefixes.expect(blocks);
     this.#options.onChosen?.(by, found);
-    const { tracing } = this.#options;
     const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length, "enodia.routing": by, "enodia.found_tokens": found };
-    const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
+    const span = this.#options.tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
     return {
       rank,
+      handsOver: lease.handsOver,
       events: this.#events(worker, lease, replay, span),
       close: (failed) => {
         worker.leases.delete(lease);
@@ -191,10 +200,7 @@ export class WorkerPool implements Workers {
 
   /** Mean KV cache use of reporting workers. */
   kvUse(): number | undefined {
-    const reported = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
-      member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
-    );
-    return reported.length === 0 ? undefined : sum(reported) / reported.length;
+    return meanKvUse([...this.#workers.values()]);
   }
 
   async kept(id: string): Promise<Kept | undefined> {
@@ -249,10 +255,10 @@ export class WorkerPool implements Workers {
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
       const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC uses the wall clock
-      call = client.generate(toRequest(this.#options.identity, { generation, replay, span, deadline, kvRank: lease.kvRank }), {
-        deadline: deadline + slackMs.generate,
-      });
-      call.on("error", nothing); // the loop below throws it
+      const { kvRank, handsOver } = lease;
+      const request = toRequest(this.#options.identity, { generation, replay, span, deadline, kvRank, handsOver });
+      call = client.generate(request, { deadline: deadline + slackMs.generate });
+      call.on("error", () => {}); // the loop below throws it
       for await (const message of call) {
         const event = fromMessage(message);
         if (event === undefined) continue;
@@ -274,7 +280,11 @@ export class WorkerPool implements Workers {
     }
   }
 
-  #choose(generation: Generation, shunned: Shunned, numerics: string | undefined): Choice {
+  #choose(
+    generation: Generation,
+    shunned: Shunned,
+    { numerics, role }: { numerics: string | undefined; role: RankRole | undefined },
+  ): Choice {
     const { home, keep, prompt } = generation;
     const at = home === undefined || shunned.avoid.has(home) ? undefined : this.#workers.get(home);
     if (at?.life?.away === false) return { rank: at.member.rank, reason: "" };
@@ -285,6 +295,7 @@ export class WorkerPool implements Workers {
       ...(numerics === undefined ? {} : { numerics }),
       conversation: this.#conversationOf(generation),
       byHash: keep?.stays === true,
+      role,
     });
   }
 
@@ -317,8 +328,7 @@ export class WorkerPool implements Workers {
   }
 
   #candidates(generation: Generation): Candidate[] {
-    const now = this.#now();
-    return [...this.#workers.values()].map((worker) => candidateOf(worker, this.#blocks.found(worker, generation), now));
+    return [...this.#workers.values()].map((worker) => candidateOf(worker, this.#blocks.found(worker, generation), this.#now()));
   }
 
   #client(worker: Worker): InferenceClient {
@@ -388,5 +398,3 @@ export class WorkerPool implements Workers {
     this.#waiting.values().next().value?.();
   }
 }
-
-function nothing(): void {}

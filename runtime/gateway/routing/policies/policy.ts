@@ -1,5 +1,6 @@
 // The interface of a policy: it takes one of the ranks that can compute a request, at least one.
 import type { MemberState, RoutingReason } from "../../../../crds/names.ts";
+import type { RankRole } from "../../../../crds/roles.ts";
 
 export interface Candidate {
   readonly rank: number;
@@ -14,6 +15,8 @@ export interface Candidate {
   readonly found: number;
   /** When it was taken last: a count of all choices, 0 = never. */
   readonly turn: number;
+  /** Undefined: both. */
+  readonly role?: RankRole | undefined;
   /** "" while unknown. */
   readonly numerics: string;
   /** Set, with its name, when it speaks another wire version. */
