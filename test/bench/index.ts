@@ -119,6 +119,16 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 3)"],
     load: async () => (await import("./interference.ts")).interferenceBench,
   },
+  roles: {
+    summary: "streams on ranks for decode while a rank for prefill computes a long prompt, and ranks that do both in turns",
+    options: [
+      ...engineOptions,
+      "--quota X      CPUs of each of the three ranks (default 0.5)",
+      "--copies N     ranks that hold each expert (default 1)",
+      "--tokens N     tokens of the prompt (default 1580)",
+    ],
+    load: async () => (await import("./roles.ts")).rolesBench,
+  },
   mixed: {
     summary: "streams beside prompts that come: time between tokens, first tokens, both at once to one after the other",
     options: engineOptions,
