@@ -15,6 +15,7 @@ import {
   routing,
   unknownFields,
 } from "./gateway-access.ts";
+import { gatewayAutoscale, gatewayReplicasMost } from "./gateway-autoscale.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { gatewayRoute } from "./gateway-route.ts";
 import { kvOffload } from "./kv-offload.ts";
@@ -35,7 +36,7 @@ import {
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { duration, quantity } from "./quantity.ts";
-import { roles } from "./roles.ts";
+import { roles, rolesRules } from "./roles.ts";
 import { rolloutStrategy } from "./rollout.ts";
 import { scheduling } from "./scheduling.ts";
 import { secretRef } from "./secret-ref.ts";
@@ -100,7 +101,7 @@ const devicesOfRank = z.int32().min(1).max(16).default(1).meta({
 /** These bounds also limit the cost of the CEL rules. */
 const specBounds = {
   replicas: 1024,
-  gatewayReplicas: 64,
+  gatewayReplicas: gatewayReplicasMost,
   nameLength: 40,
   imageLength: 512,
 } as const;
@@ -252,24 +253,6 @@ const telemetry = z
 
 const podTemplate = podTemplateOf("worker", "runtime");
 
-const gatewayAutoscale = z
-  .object({
-    minReplicas: z.int32().min(1).max(specBounds.gatewayReplicas).default(1).meta({ description: "Least gateway pods." }),
-    maxReplicas: z.int32().min(1).max(specBounds.gatewayReplicas).meta({ description: "Most gateway pods." }),
-    targetCPUUtilizationPercentage: z.int32().min(1).max(10_000).default(80).meta({
-      description:
-        "Mean use of CPU by the gateway containers that is aimed at, in percent of their CPU request: of 100m, or what gateway.podTemplate asks for.",
-    }),
-  })
-  .meta({
-    description:
-      "Makes a HorizontalPodAutoscaler <name>-gateway, which needs the cluster's resource metrics (metrics-server). Not beside replicas.",
-    ...rules({
-      rule: "self.minReplicas <= self.maxReplicas",
-      message: "minReplicas must not be above maxReplicas",
-    }),
-  });
-
 const gateway = z
   .object({
     replicas: count(specBounds.gatewayReplicas).optional().meta({
@@ -344,16 +327,7 @@ export const moeDeploymentSpecSchema = z
         message: "replicas is above elasticity.maxReplicas: lower replicas or raise the maximum",
         fieldPath: ".replicas",
       },
-      {
-        rule: "!has(self.roles) || self.replicas == 0 || self.roles.prefill + self.roles.decode <= self.replicas",
-        message: "replicas is below roles.prefill + roles.decode: raise replicas or lower one of them",
-        fieldPath: ".replicas",
-      },
-      {
-        rule: "!has(self.roles) || !has(self.elasticity.autoscale) || self.roles.prefill + self.roles.decode <= self.elasticity.autoscale.max",
-        message: "elasticity.autoscale.max is below roles.prefill + roles.decode: raise it or lower one of them",
-        fieldPath: ".roles",
-      },
+      ...rolesRules,
       {
         rule: "self.elasticity.minReplicas == 0 || self.failurePolicy.minServingReplicas <= self.elasticity.minReplicas",
         message: "failurePolicy.minServingReplicas must not be above elasticity.minReplicas, or a legal scale would count as an outage",

@@ -18,6 +18,21 @@ export const roles = z
     description:
       "When given, long prompts are computed by ranks that generate nothing, and go on elsewhere with their keys and values, so that running answers are not held up. All ranks host experts. Changing it replaces no pod. Where fewer ranks serve, each role has at least one of two; one rank does both.",
   });
+
+/** Of the whole spec. */
+export const rolesRules = [
+  {
+    rule: "!has(self.roles) || self.replicas == 0 || self.roles.prefill + self.roles.decode <= self.replicas",
+    message: "replicas is below roles.prefill + roles.decode: raise replicas or lower one of them",
+    fieldPath: ".replicas",
+  },
+  {
+    rule: "!has(self.roles) || !has(self.elasticity.autoscale) || self.roles.prefill + self.roles.decode <= self.elasticity.autoscale.max",
+    message: "elasticity.autoscale.max is below roles.prefill + roles.decode: raise it or lower one of them",
+    fieldPath: ".roles",
+  },
+];
+
 export type Roles = NonNullable<z.infer<typeof roles>>;
 
 export const ranksOfRoles = (spec: Roles | undefined): number => (spec ? spec.prefill + spec.decode : 0);
