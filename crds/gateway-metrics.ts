@@ -1,6 +1,6 @@
 // The metrics that gateways alone record.
 import { gateway, latency, stalling } from "./metric-definition.ts";
-import { failoverReasons, memberStates, prefixTells, requestRefusals, routingReasons, stallParts, suspectReasons } from "./names.ts";
+import { failoverReasons, memberStates, prefixUpdates, requestRefusals, routingReasons, stallParts, suspectReasons } from "./names.ts";
 import { rankRoles } from "./roles.ts";
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
@@ -34,7 +34,7 @@ export const gatewayMetrics = {
   }),
   enodia_gateway_choices_total: gateway.counter("Ranks chosen, by what decided; home = it keeps the answer.", { by: routingReasons }),
   enodia_gateway_found_tokens_total: gateway.counter("Tokens of prompts that the chosen rank was known to have computed."),
-  enodia_gateway_prefix_tells_total: gateway.counter("Times ranks told what they have; gap = one was missed.", { kind: prefixTells }),
+  enodia_gateway_prefix_updates_total: gateway.counter("Updates of what ranks hold; gap = one was missed.", { kind: prefixUpdates }),
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
   enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", { state: memberStates }),

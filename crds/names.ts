@@ -121,10 +121,10 @@ export type ConnectionRefusal = (typeof connectionRefusals)[number];
 export const routingPolicyNames = ["PrefixAware", "LoadAware", "RoundRobin"] as const;
 export type RoutingPolicyName = (typeof routingPolicyNames)[number];
 /** How ranks tell gateways what they have of prompts. */
-export const prefixTells = ["snapshot", "delta", "gap"] as const;
-export type PrefixTell = (typeof prefixTells)[number];
+export const prefixUpdates = ["snapshot", "delta", "gap"] as const;
+export type PrefixUpdate = (typeof prefixUpdates)[number];
 /** What decided; home: it keeps the answer. */
-export const routingReasons = ["prefix", "experts", "load", "hash", "turn", "home"] as const;
+export const routingReasons = ["prefix", "experts", "load", "hash", "rotation", "home"] as const;
 export type RoutingReason = (typeof routingReasons)[number];
 export const defaultRoutingPolicy = "PrefixAware" satisfies RoutingPolicyName;
 

@@ -3,9 +3,9 @@ import type { ChangedPrefixes } from "../engine/engine.ts";
 import { packIds } from "../net/prefix-ids.ts";
 
 /** Told of blocks: 64 KiB, of 262,144 tokens; the newest. */
-export const blocksTold = 4_096;
+export const blocksReportedMost = 4_096;
 /** A gateway that has so many more to hear gets a snapshot. */
-const changesMost = blocksTold / 2;
+const changesMost = blocksReportedMost / 2;
 
 interface Told {
   readonly number: number;
@@ -36,7 +36,7 @@ export class PrefixLog {
     for (const id of lost) this.#blocks.delete(id);
     const ids = [...gained, ...lost];
     for (const oldest of this.#blocks) {
-      if (this.#blocks.size <= blocksTold) break;
+      if (this.#blocks.size <= blocksReportedMost) break;
       this.#blocks.delete(oldest);
       ids.push(oldest);
     }

@@ -25,7 +25,7 @@ export class WeightStream {
   readonly #slots: Slot[] = [];
   /** As the layers come; behind the last one the first is next. */
   readonly #order: StreamedWeights[] = [];
-  #turn: Promise<unknown> = Promise.resolve();
+  #last: Promise<unknown> = Promise.resolve();
 
   constructor(device: Device, slotBytes: number) {
     this.#device = device;
@@ -59,7 +59,7 @@ export class WeightStream {
 
   /** One after another, since a slot is nobody else's while a layer computes. */
   use<T>(weights: StreamedWeights, work: () => Promise<T>): Promise<T> {
-    const turn = this.#turn.then(async () => {
+    const use = this.#last.then(async () => {
       const { slot } = weights;
       if (slot.holds !== weights) {
         await slot.loading?.catch(() => undefined);
@@ -72,8 +72,8 @@ export class WeightStream {
       if (next?.slot === slot) this.#ahead(next);
       return done;
     });
-    this.#turn = turn.catch(() => undefined);
-    return turn;
+    this.#last = use.catch(() => undefined);
+    return use;
   }
 
   #ahead(next: StreamedWeights): void {

@@ -22,7 +22,14 @@ async function open() {
   const splits = [0, 1].map((layer): SplitBlock => ({ attention: attention(layer), before: whole, behind: whole }));
   const blocks = await Promise.all(splits.map(() => backend.compile(whole, {})));
   let nowMs = 0;
-  const server = new HeadsServer({ backend, blocks, splits, kv: { context, type: "f32" }, turn: (work) => work("main"), now: () => nowMs });
+  const server = new HeadsServer({
+    backend,
+    blocks,
+    splits,
+    kv: { context, type: "f32" },
+    exclusively: (work) => work("main"),
+    now: () => nowMs,
+  });
   const ask = async (from: number, frame: Partial<HeadsFrame>, bytes?: number) => {
     const all = { seq: 1, layer: 0, session: 1, past: 0, tokens: 3, kvHeads: 1, ...frame };
     const answer = await server.answer(all, new Uint8Array(bytes ?? all.tokens * rowBytes), from);

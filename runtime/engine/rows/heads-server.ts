@@ -21,7 +21,7 @@ interface Session {
 }
 
 /** Runs work while nothing else computes in that queue. */
-export type ComputeTurn = <T>(work: (queue: ComputeQueue) => Promise<T>) => Promise<T>;
+export type ExclusiveUse = <T>(work: (queue: ComputeQueue) => Promise<T>) => Promise<T>;
 
 export interface HeadsServerOptions {
   readonly backend: Pick<Backend, "createKv">;
@@ -29,7 +29,7 @@ export interface HeadsServerOptions {
   readonly splits: readonly SplitBlock[];
   /** As the model's own keys and values are kept. */
   readonly kv: Pick<KvSpec, "context" | "type">;
-  readonly turn: ComputeTurn;
+  readonly exclusively: ExclusiveUse;
   readonly now: () => number;
 }
 
@@ -47,7 +47,7 @@ export class HeadsServer {
   async answer(frame: HeadsFrame, body: Uint8Array, from: number): Promise<RowsAnswer> {
     const fault = this.#fault(frame, body.byteLength);
     if (fault !== undefined) return { type: "rejected", reason: fault };
-    return this.#options.turn(async (queue) => {
+    return this.#options.exclusively(async (queue) => {
       const { layer, past, tokens, kvHeads } = frame;
       const session = this.#sessionOf(frame, from);
       if (session?.lengths[layer] !== past) return busy;

@@ -17,7 +17,7 @@ import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { RequestHosts } from "../pass/request-hosts.ts";
 import { SpreadHeads } from "../pass/spread-heads.ts";
 import { StepTimes } from "../pass/step-times.ts";
-import { type ComputeTurn, HeadsServer } from "../rows/heads-server.ts";
+import { type ExclusiveUse, HeadsServer } from "../rows/heads-server.ts";
 import { Outbound } from "../rows/outbound.ts";
 import { PeerConnections } from "../rows/peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
@@ -152,9 +152,9 @@ function dividedHeads({ backend, blocks, program, info }: OpenModel, options: Th
   const splits = program.layers.flatMap(({ block }) => splitBlock(block) ?? []);
   const isDivided = splits.length === blocks.length && blocks.every(({ part }) => part !== undefined);
   if (ranks === 1 || program.kvHeads === 1 || backend.numericClass !== "exact" || !isDivided) return undefined;
-  const turn: ComputeTurn = (work) => experts.lock.run(() => work("main"));
+  const exclusively: ExclusiveUse = (work) => experts.lock.run(() => work("main"));
   const kv = { context: info.maxContext, type: kvType ?? "f32" };
-  const server = new HeadsServer({ backend, blocks, splits, kv, turn, now: () => performance.now() });
+  const server = new HeadsServer({ backend, blocks, splits, kv, exclusively, now: () => performance.now() });
   const spreadOver = (connections: PeerConnections, scheduler: FrameScheduler): SpreadHeads => {
     const others = () => connections.following(ranks - 1);
     return new SpreadHeads({ blocks, splits, from, others, ask: connections.askHeads, scheduler });

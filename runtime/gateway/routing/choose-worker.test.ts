@@ -22,7 +22,7 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
   state: "active",
   suspect: false,
   queuedTokens,
-  ...{ requests: 0, found: 0, turn: 0 },
+  ...{ requests: 0, found: 0, lastChosen: 0 },
   numerics: "exact",
   ...rest,
 });
@@ -181,7 +181,7 @@ test("the chosen rank is active where one is, not suspect, and within the tie of
     suspect: fc.boolean(),
     queuedTokens: fc.nat(500),
     requests: fc.nat(4),
-    ...{ found: fc.constant(0), turn: fc.nat(9) },
+    ...{ found: fc.constant(0), lastChosen: fc.nat(9) },
     numerics: fc.constantFrom("", "exact"),
   });
   fc.assert(

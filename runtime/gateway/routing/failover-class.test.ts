@@ -13,7 +13,7 @@ const request: Generation = {
   ...{ eos: [], deadlineUnixMs: 60_000, traceparent: "", signal: new AbortController().signal },
 };
 
-const idle = { requests: 0, found: 0, turn: 0 } as const;
+const idle = { requests: 0, found: 0, lastChosen: 0 } as const;
 
 /** Rank 0 computes two tokens and is lost, rank 1 of its class is full until then, rank 2 is of another class. */
 class Three implements Workers {

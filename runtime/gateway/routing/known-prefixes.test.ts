@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { blockIds, prefixRoot } from "../../net/prefix-ids.ts";
-import { blocksTold, PrefixLog } from "../../worker/prefix-log.ts";
+import { blocksReportedMost, PrefixLog } from "../../worker/prefix-log.ts";
 import { KnownPrefixes } from "./known-prefixes.ts";
 import { PromptBlocks } from "./prompt-blocks.ts";
 
 const root = prefixRoot("model", "exact");
 const idOf = (n: number): string => n.toString(16).padStart(32, "0");
-const tokensOf = (known: KnownPrefixes, n: number): number => known.told([idOf(n)]);
+const tokensOf = (known: KnownPrefixes, n: number): number => known.reportedTokens([idOf(n)]);
 const change = fc.record({
   gained: fc.uniqueArray(fc.nat(20), { maxLength: 8 }),
   lost: fc.uniqueArray(fc.nat(20), { maxLength: 8 }),
@@ -51,21 +51,25 @@ test("what is told is bounded: the newest blocks, and a snapshot for a gateway t
   const log = new PrefixLog(root);
   const stream = log.open();
   assert.equal(stream.next()?.gained.length, 0, "a snapshot of nothing says how blocks are named");
-  for (let n = 0; n < 3 * blocksTold; n++) log.add({ gained: [idOf(n)], lost: [] });
+  for (let n = 0; n < 3 * blocksReportedMost; n++) log.add({ gained: [idOf(n)], lost: [] });
   const told = stream.next();
-  assert.deepEqual([told?.gained.length, told?.root?.length, told?.lost.length], [blocksTold * 16, 32, 0]);
+  assert.deepEqual([told?.gained.length, told?.root?.length, told?.lost.length], [blocksReportedMost * 16, 32, 0]);
   const known = new KnownPrefixes();
   known.take({ root: new Uint8Array(0), ...told! }, 0);
-  assert.deepEqual([tokensOf(known, 2 * blocksTold - 1), tokensOf(known, 2 * blocksTold)], [0, 64]);
+  assert.deepEqual([tokensOf(known, 2 * blocksReportedMost - 1), tokensOf(known, 2 * blocksReportedMost)], [0, 64]);
   log.add({ gained: [idOf(-1)], lost: [] });
   assert.equal(known.take({ root: new Uint8Array(0), ...stream.next()! }, 0), "delta");
-  assert.equal(tokensOf(known, 2 * blocksTold), 0, "the oldest made room");
+  assert.equal(tokensOf(known, 2 * blocksReportedMost), 0, "the oldest made room");
   assert.equal(stream.next(), undefined);
-  const large = Buffer.alloc(16 * 3 * blocksTold, 7);
-  for (let i = 0; i < 3 * blocksTold; i++) large.writeUInt32LE(i, 16 * i);
+  const large = Buffer.alloc(16 * 3 * blocksReportedMost, 7);
+  for (let i = 0; i < 3 * blocksReportedMost; i++) large.writeUInt32LE(i, 16 * i);
   known.take({ number: 1, root, gained: large, lost: Buffer.alloc(7) }, 0);
   const idAt = (i: number): string => large.toString("hex", 16 * i, 16 * (i + 1));
-  assert.deepEqual([known.told([idAt(0)]), known.told([idAt(3 * blocksTold - 1)])], [64, 0], "a rank that tells more is cut");
+  assert.deepEqual(
+    [known.reportedTokens([idAt(0)]), known.reportedTokens([idAt(3 * blocksReportedMost - 1)])],
+    [64, 0],
+    "a rank that tells more is cut",
+  );
 });
 
 test("requests on their way count at once, until the rank has told; those that failed do not", () => {
@@ -80,7 +84,7 @@ test("requests on their way count at once, until the rank has told; those that f
   assert.deepEqual(ids, blockIds(prompt, { root, salt: "s" }, 9));
   assert.notDeepEqual(ids, blockIds(prompt, { root, salt: "t" }, 9));
   known.expect(ids.slice(0, 2));
-  const found = (): number[] => [blocks.found(holder, { prompt, cacheSalt: "s" }), known.told(ids)];
+  const found = (): number[] => [blocks.found(holder, { prompt, cacheSalt: "s" }), known.reportedTokens(ids)];
   assert.deepEqual(found(), [128, 0]);
   known.ended(ids.slice(0, 2), now, false);
   now = 1_500;

@@ -1,7 +1,7 @@
 // What one rank has of prompts: the blocks that it tells of with heartbeats, and those that requests on their way bring there. It is
 // a hint: whatever is wrong in it costs speed alone.
 import { movedKv } from "../../../crds/common.ts";
-import type { PrefixTell } from "../../../crds/names.ts";
+import type { PrefixUpdate } from "../../../crds/names.ts";
 import type { PrefixChanges as Message } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { rootBytes, unpackIds } from "../../net/prefix-ids.ts";
 
@@ -16,21 +16,21 @@ export class KnownPrefixes {
   /** In hexadecimal; undefined: nothing is known. */
   #root: string | undefined;
   #number = 0;
-  readonly #told = new Set<string>();
+  readonly #reported = new Set<string>();
   /** Until when they count. */
   readonly #coming = new Map<string, number>();
 
   /** A gap is a change that was missed: nothing is known until the next snapshot. */
-  take({ number, root, gained, lost }: PrefixChanges, now: number): PrefixTell {
+  take({ number, root, gained, lost }: PrefixChanges, now: number): PrefixUpdate {
     const isSnapshot = root.length === rootBytes;
     const isNext = this.#root !== undefined && number === this.#number + 1;
-    if (isSnapshot || !isNext) this.#told.clear();
+    if (isSnapshot || !isNext) this.#reported.clear();
     if (isSnapshot) this.#root = Buffer.from(root).toString("hex");
     else if (!isNext) this.#root = undefined;
     if (this.#root === undefined) return "gap";
     this.#number = number;
-    for (const id of unpackIds(lost)) this.#told.delete(id);
-    for (const id of unpackIds(gained).slice(0, blocksMost - this.#told.size)) this.#told.add(id);
+    for (const id of unpackIds(lost)) this.#reported.delete(id);
+    for (const id of unpackIds(gained).slice(0, blocksMost - this.#reported.size)) this.#reported.add(id);
     for (const [id, until] of this.#coming) if (until < now) this.#coming.delete(id);
     return isSnapshot ? "snapshot" : "delta";
   }
@@ -40,14 +40,14 @@ export class KnownPrefixes {
   }
 
   /** Tokens that are there. */
-  told(ids: readonly string[]): number {
-    return movedKv.tokens * (1 + ids.findLastIndex((id) => this.#told.has(id)));
+  reportedTokens(ids: readonly string[]): number {
+    return movedKv.tokens * (1 + ids.findLastIndex((id) => this.#reported.has(id)));
   }
 
   /** Tokens that are there, or on their way. */
   found(ids: readonly string[], now: number): number {
     const comes = (id: string): boolean => (this.#coming.get(id) ?? now) > now;
-    return movedKv.tokens * (1 + ids.findLastIndex((id) => this.#told.has(id) || comes(id)));
+    return movedKv.tokens * (1 + ids.findLastIndex((id) => this.#reported.has(id) || comes(id)));
   }
 
   /** A request brings them. */

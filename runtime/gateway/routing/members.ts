@@ -113,7 +113,7 @@ function routingReports(metrics: Metrics<"gateway">): Pick<PoolOptions, "onChose
       metrics.add("enodia_gateway_choices_total", 1, { by });
       metrics.add("enodia_gateway_found_tokens_total", found);
     },
-    onPrefixes: (kind) => metrics.add("enodia_gateway_prefix_tells_total", 1, { kind }),
+    onPrefixes: (kind) => metrics.add("enodia_gateway_prefix_updates_total", 1, { kind }),
   };
 }
 

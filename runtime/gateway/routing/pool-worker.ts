@@ -57,17 +57,17 @@ export interface Worker {
   kvUse: number | undefined;
   readonly prefixes: KnownPrefixes;
   /** The number of the last choice that took it; 0 = never. */
-  turn: number;
+  lastChosen: number;
 }
 
 export function newWorker(member: Member): Worker {
   const reported = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined, passed: { count: 0, at: 0 } };
-  const chosen = { leases: new Set<Lease>(), prefixes: new KnownPrefixes(), turn: 0 };
+  const chosen = { leases: new Set<Lease>(), prefixes: new KnownPrefixes(), lastChosen: 0 };
   return { member, client: undefined, leftAt: undefined, suspectUntil: 0, life: undefined, ...reported, ...chosen };
 }
 
 export function candidateOf(worker: Worker, found: number, now: number): Candidate {
-  const { member, leases, life, refused, turn } = worker;
+  const { member, leases, life, refused, lastChosen } = worker;
   const reported = now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0;
   return {
     rank: member.rank,
@@ -75,7 +75,7 @@ export function candidateOf(worker: Worker, found: number, now: number): Candida
     suspect: worker.suspectUntil > now || life?.away === true,
     queuedTokens: sum([...leases].map((lease) => lease.pendingTokens - lease.found)) + reported,
     requests: leases.size,
-    ...{ found, turn, refused, role: member.role },
+    ...{ found, lastChosen, refused, role: member.role },
     numerics: member.numerics ?? "",
   };
 }
@@ -130,11 +130,11 @@ export function roleFor(
   generation: Generation,
   replayed: number,
   workers: readonly Worker[],
-  blocks: Pick<PromptBlocks, "told">,
+  blocks: Pick<PromptBlocks, "reportedTokens">,
 ): RankRole | undefined {
   if (workers.every(({ member }) => member.role === undefined)) return undefined;
   const there = workers.filter(({ life }) => life?.away === false);
-  return wantedRole(generation, { replayed, known: Math.max(0, ...there.map((worker) => blocks.told(worker, generation))) });
+  return wantedRole(generation, { replayed, known: Math.max(0, ...there.map((worker) => blocks.reportedTokens(worker, generation))) });
 }
 
 /** Of those that report it. */

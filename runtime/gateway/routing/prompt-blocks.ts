@@ -40,12 +40,14 @@ export class PromptBlocks {
 
   /** The one that has most of the prompt, and at least a block more than `here`. */
   elsewhere<T extends Holder>(others: readonly T[], here: Holder, text: Text): T | undefined {
-    const least = this.told(here, text) + movedKv.tokens;
-    return others.filter((other) => this.told(other, text) >= least).sort((a, b) => this.told(b, text) - this.told(a, text))[0];
+    const least = this.reportedTokens(here, text) + movedKv.tokens;
+    return others
+      .filter((other) => this.reportedTokens(other, text) >= least)
+      .sort((a, b) => this.reportedTokens(b, text) - this.reportedTokens(a, text))[0];
   }
 
   /** Tokens that are there. */
-  told(holder: Holder, text: Text): number {
-    return holder.prefixes.told(this.of(holder, text));
+  reportedTokens(holder: Holder, text: Text): number {
+    return holder.prefixes.reportedTokens(this.of(holder, text));
   }
 }

@@ -1,6 +1,6 @@
 // The gateway's workers: membership, a gRPC client per live pod, load and health. It cuts the streams of lost pods at once.
 import { AppError } from "../../../crds/common.ts";
-import { type MemberState, memberStates, type PrefixTell, type RoutingPolicyName, type RoutingReason } from "../../../crds/names.ts";
+import { type MemberState, memberStates, type PrefixUpdate, type RoutingPolicyName, type RoutingReason } from "../../../crds/names.ts";
 import type { RankRole } from "../../../crds/roles.ts";
 import { slackMs } from "../../net/call-deadline.ts";
 import { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
@@ -64,7 +64,7 @@ export interface PoolOptions {
   readonly routing: RoutingPolicyName;
   /** `found`: tokens of the prompt that were known to be at the rank that was chosen. */
   readonly onChosen?: (by: RoutingReason, found: number) => void;
-  readonly onPrefixes?: (change: PrefixTell) => void;
+  readonly onPrefixes?: (change: PrefixUpdate) => void;
   /** Undefined: a rank of both. Not called where no rank has a role. */
   readonly onRole?: (role: RankRole | undefined) => void;
   readonly now?: () => number;
@@ -82,7 +82,7 @@ export class WorkerPool implements Workers {
   readonly #last = new WeakMap<Generation, { readonly rank: number; readonly numerics: string }>();
   readonly #conversations = new ConversationHosts();
   readonly #blocks: PromptBlocks;
-  #turn = 0;
+  #choices = 0;
   #version = -1;
   #holdMs = 0;
   #leaving = false;
@@ -176,7 +176,7 @@ export class WorkerPool implements Workers {
       handsOver: handsOver(generation, wanted, role),
     };
     worker.leases.add(lease);
-    worker.turn = ++this.#turn;
+    worker.lastChosen = ++this.#choices;
     worker.prefixes.expect(blocks);
     this.#options.onChosen?.(by, found);
     const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length, "enodia.routing": by, "enodia.found_tokens": found };

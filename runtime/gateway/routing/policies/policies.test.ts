@@ -8,7 +8,7 @@ import type { Candidate } from "./policy.ts";
 
 const block = 64;
 const idle: Omit<Candidate, "rank"> = {
-  ...{ state: "active", suspect: false, queuedTokens: 0, requests: 0, found: 0, turn: 0, numerics: "exact" },
+  ...{ state: "active", suspect: false, queuedTokens: 0, requests: 0, found: 0, lastChosen: 0, numerics: "exact" },
 };
 const rankOf = (rank: number, rest: Partial<Candidate> = {}): Candidate => ({ ...idle, rank, ...rest });
 
@@ -16,7 +16,7 @@ const seen = fc.record({
   queuedTokens: fc.nat(1_000),
   requests: fc.nat(6),
   found: fc.nat(30).map((blocks) => blocks * block),
-  turn: fc.nat(99),
+  lastChosen: fc.nat(99),
 });
 const some = fc.array(seen, { minLength: 1, maxLength: 6 }).map((rows) => rows.map((row, rank) => rankOf(rank, row)));
 const part = fc.constantFrom(0, 0.1, 0.5, 0.9);
@@ -33,7 +33,7 @@ test("every policy takes one of the ranks, whatever their order", () => {
     fc.property(some, asked, fc.constantFrom(...Object.values(policies)), (ranks, of, policy) => {
       const { rank } = policy(ranks, of);
       assert.ok(ranks.some((one) => one.rank === rank));
-      const turns = ranks.map((one) => ({ ...one, turn: one.rank }));
+      const turns = ranks.map((one) => ({ ...one, lastChosen: one.rank }));
       assert.equal(policy(turns, of).rank, policy(turns.toReversed(), of).rank);
     }),
   );
@@ -101,7 +101,7 @@ test("by turns each rank is taken once before any is taken again, and one that j
   const taken: number[] = [];
   for (let turn = 1; turn <= 7; turn++) {
     if (turn === 4) turns.set(3, 0);
-    const ranks = [...turns].map(([rank, last]) => rankOf(rank, { turn: last }));
+    const ranks = [...turns].map(([rank, last]) => rankOf(rank, { lastChosen: last }));
     const { rank } = policies.RoundRobin(ranks, { prefix: turn });
     turns.set(rank, turn);
     taken.push(rank);

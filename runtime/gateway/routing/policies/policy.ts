@@ -14,7 +14,7 @@ export interface Candidate {
   /** Tokens of the prompt that are computed there, or will be before it. */
   readonly found: number;
   /** When it was taken last: a count of all choices, 0 = never. */
-  readonly turn: number;
+  readonly lastChosen: number;
   /** Undefined: both. */
   readonly role?: RankRole | undefined;
   /** "" while unknown. */

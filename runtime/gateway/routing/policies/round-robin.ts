@@ -2,6 +2,6 @@
 import type { RoutingPolicy } from "./policy.ts";
 
 export const roundRobin: RoutingPolicy = (ranks) => {
-  const { rank } = ranks.reduce((a, b) => (b.turn < a.turn ? b : a));
-  return { rank, by: "turn" };
+  const { rank } = ranks.reduce((a, b) => (b.lastChosen < a.lastChosen ? b : a));
+  return { rank, by: "rotation" };
 };
