@@ -77,6 +77,8 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 10 minutes; operator/deployment/blue-green.test.ts and blue-green.int.test.ts have the same changes with played pods",
   "world.int":
     "wants a quiet machine for some minutes; deployments.int.test.ts has the same nodes and ranks, test/bench/world.test.ts the bytes of a large world",
+  "31-kv-moves":
+    "takes some minutes; runtime/gateway/prefill-decode.int.test.ts kills either end at each step on loopback, test/sim kv in each order",
   "16-numerics": "takes 2 minutes; operator/rebalance/status/view.test.ts has ranks of two classes, test/bench kv the KV types",
   "27-claims": "takes 2 minutes; operator/pods/claim-use.test.ts and operator/deployment/delivery.int.test.ts have both kinds of claim",
   "28-hecate": "takes 3 minutes; 2-rebalance has the same tests of the default policy, test/sim the policy itself",

@@ -121,6 +121,12 @@ const ranks: readonly Panel[] = [
     "s",
     measured("enodia_kv_fetch_duration_seconds", by),
   ),
+  fromZero("KV kept beside the pool", "Blocks per second that host memory and disk took and gave back (spec.runtime.kvOffload).", "short", [
+    [`sum by (tier, result) (rate(enodia_kv_tier_blocks_total{%}[${rate}]))`, "{{tier}} {{result}}"],
+  ]),
+  fromZero("How ranks are chosen", "Requests per second, by what decided: prefix = it had most of the prompt.", "reqps", [
+    [`sum by (by) (rate(enodia_gateway_choices_total{%}[${rate}]))`, "{{by}}"],
+  ]),
   fromZero("Memory of workers", "By what it is for, over all ranks.", "bytes", [
     ["sum by (kind) (enodia_worker_memory_bytes{%})", "{{kind}}"],
   ]),

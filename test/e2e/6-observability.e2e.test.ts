@@ -63,8 +63,8 @@ const ofOperator = () => kubectlOf(target, systemNamespace);
 const onlyInTrouble = ["fleet: What is wrong", "fleet: annotation Another leader"];
 /** Panels of ranks that serve more than they hold: 29-oversubscribed sees their metrics. */
 const onlyOversubscribed = ["experts: Experts loaded for a token", "experts: Loads for a token"];
-/** A histogram has no series before its first value, and no rank asks another one here: test/sim and leaving-kv.int.test.ts see it. */
-const onlyWithFetches = ["deployment: KV fetch time"];
+/** A histogram has no series before its first value, and no keys and values move here: 31-kv-moves has both. */
+const onlyWithFetches = ["deployment: KV fetch time", "deployment: Time of a handover"];
 const unseen = [...onlyInTrouble, ...onlyOversubscribed, ...onlyWithFetches];
 const questions = (): Asked[] =>
   ["fleet", "deployment", "experts"].flatMap((dashboard) => questionsOf(dashboard, { namespace, deployment: name }));

@@ -9,6 +9,8 @@ export interface Ask {
   readonly temperature?: number;
   readonly seed?: number;
   readonly apiKey?: string;
+  /** cache_salt: nothing is reused that was computed with another one. */
+  readonly salt?: string;
   /** Idempotency-Key. */
   readonly key?: string;
   /** chat: the prompt is one user message; text: raw completion. */
@@ -47,6 +49,7 @@ function requestBody(ask: Ask): object {
     stream: true,
     stream_options: { include_usage: true },
     ...(ask.seed === undefined ? {} : { seed: ask.seed }),
+    ...(ask.salt === undefined ? {} : { cache_salt: ask.salt }),
   };
   return ask.api === "text" ? { ...common, prompt: ask.prompt } : { ...common, messages: [{ role: "user", content: ask.prompt }] };
 }
