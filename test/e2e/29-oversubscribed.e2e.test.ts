@@ -84,7 +84,11 @@ test("with it the texts are the same, from memory for half of the experts", asyn
   await waitReady(moe.kubectl, model, 240_000);
   assert.deepEqual(await texts(), expected);
   assert.ok((await misses()) > 0);
-  await until("both kinds of both figures", async () => ((await figures()).length === 4 ? true : undefined), { timeoutMs: 60_000 });
+  const seen = async (): Promise<true | undefined> => {
+    assert.deepEqual(await texts(), expected); // the operator tells what it measured from 200 tokens on
+    return (await figures()).length === 4 ? true : undefined;
+  };
+  await until("both kinds of both figures", seen, { timeoutMs: 120_000 });
   process.stderr.write(`${(await enodia(moe, "status", model)).replace(/^/gm, "# ")}\n`);
 });
 
