@@ -107,6 +107,24 @@ test("requests that were cut can be read from: until nobody has read for a while
   assert.equal(await ended(), 0, "nothing was cut");
 });
 
+test("requests that ended by themselves can be read from, also those that ended before", async () => {
+  const reading = (from: number) =>
+    worker((ms, now) => {
+      if (ms >= 1_000) now.active = 0;
+      if (ms >= from && ms <= 3_000) now.kvReadAt = ms;
+    });
+  for (const [from, active, readAt, want] of [
+    [1_100, 1, Number.NEGATIVE_INFINITY, 3_500],
+    [60_000, 1, Number.NEGATIVE_INFINITY, 1_450],
+    [0, 0, 0, 3_500],
+    [0, 0, -500, 0],
+  ] as const) {
+    const { world, ended } = reading(from);
+    Object.assign(world, { active, kvReadAt: readAt });
+    assert.equal(await ended(), want);
+  }
+});
+
 test("a grace period that is too short for anything is kept", async () => {
   const { world, ended } = worker();
   Object.assign(world, { hosts: true, active: 1 });

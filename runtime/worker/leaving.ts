@@ -9,7 +9,7 @@ const lookMs = 50;
 const cutBeforeEndMs = 10_000;
 /** Milliseconds before the end of the grace period. */
 const closeBeforeEndMs = 3_000;
-/** Milliseconds without a read after which a cut request's keys and values are no longer asked for, and the most for all of them. */
+/** Milliseconds without a read after which keys and values of requests that were here are no longer asked for, and the most for all of them. */
 const kvWanted = { quietMs: 500, mostMs: 15_000 };
 /** Another operator leads within this time. */
 const operatorAwayMs = 15_000;
@@ -39,6 +39,8 @@ export class Leaving {
   #cut: NodeJS.Timeout | undefined;
   /** When requests were cut last. */
   #cutAt = Number.NEGATIVE_INFINITY;
+  /** When requests were open last, as far as this looked. */
+  #busyAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: LeavingOptions) {
     this.#options = options;
@@ -63,6 +65,7 @@ export class Leaving {
     const { engine, onChange } = this.#options;
     this.#drained = on;
     clearTimeout(this.#cut);
+    this.#noteBusy(this.#now());
     if (on && finishMs > 0 && engine.load().activeRequests > 0)
       this.#cut = setTimeout(() => void this.#cutRequests(), Math.min(finishMs, timerMsMax)).unref();
     else {
@@ -75,12 +78,14 @@ export class Leaving {
 
   /** Resolves when the process may or must end. */
   async handOver(graceMs: number): Promise<void> {
-    const { engine, hosts, dead, log, onChange, time = realTime } = this.#options;
+    const { engine, hosts, kvReadAt, dead, log, onChange, time = realTime } = this.#options;
     const startedAt = time.now();
     this.#ending = true;
     onChange();
     log.info({ graceMs, activeRequests: engine.load().activeRequests, experts: hosts() }, "told to end: handing over");
     const needed = this.#needed(time.now);
+    // A request that has gone on elsewhere before may still be read.
+    if (startedAt - (kvReadAt() ?? Number.NEGATIVE_INFINITY) < kvWanted.quietMs) this.#busyAt = startedAt;
     for (let cut = false; dead() === undefined; ) {
       const leftMs = graceMs - (time.now() - startedAt);
       if (leftMs <= closeBeforeEndMs) break;
@@ -88,6 +93,7 @@ export class Leaving {
         cut = true;
         await this.#cutRequests();
       }
+      this.#noteBusy(time.now());
       if (engine.load().activeRequests === 0 && !(await needed()) && !this.#isReadFrom(time.now())) return;
       await time.sleep(lookMs);
     }
@@ -110,11 +116,16 @@ export class Leaving {
     };
   }
 
-  /** Others may still want the keys and values of requests that were cut. */
+  #noteBusy(now: number): void {
+    if (this.#options.engine.load().activeRequests > 0) this.#busyAt = now;
+  }
+
+  /** Others may still want the keys and values of requests that were cut, or that go on elsewhere behind their first token. */
   #isReadFrom(now: number): boolean {
     const readAt = this.#options.kvReadAt();
-    if (readAt === undefined || now - this.#cutAt >= kvWanted.mostMs) return false;
-    return now - Math.max(this.#cutAt, readAt) < kvWanted.quietMs;
+    const since = Math.max(this.#cutAt, this.#busyAt);
+    if (readAt === undefined || now - since >= kvWanted.mostMs) return false;
+    return now - Math.max(since, readAt) < kvWanted.quietMs;
   }
 
   #now(): number {
