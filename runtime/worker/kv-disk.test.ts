@@ -1,6 +1,17 @@
 // The disk tier over what a container leaves behind in each way it can end: whole blocks are found, others are dropped, and its bound holds.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -50,8 +61,9 @@ async function opened(dir = join(root, `${folders++}`), { bytes = 1 << 20, model
     const line = lines.find((each) => each.includes('tier="disk"') && each.includes(`result="${result}"`));
     return Number(line?.split(" ").at(-1) ?? 0);
   };
+  const heldBytes = async (): Promise<number> => Number(/^enodia_kv_tier_held_bytes\{.*\} (\S+)$/m.exec(await metrics.text())?.[1]);
   const [folder = ""] = readdirSync(dir);
-  return { dir, disk, keep, brought, counted, folder: join(dir, folder), fileOf: (at: number) => join(dir, folder, idOf(at)) };
+  return { dir, disk, keep, brought, counted, heldBytes, folder: join(dir, folder), fileOf: (at: number) => join(dir, folder, idOf(at)) };
 }
 
 test("the next process finds blocks that were written, and no more than a text goes on with", async () => {
@@ -79,9 +91,23 @@ test("a block that is not whole is dropped, in whatever way, and so is what is n
   assert.deepEqual(readdirSync(folder), [0, 1, 3].map(idOf));
   assert.deepEqual(await next.brought(), [0]);
   assert.deepEqual(readdirSync(folder), [0, 3].map(idOf));
-  assert.equal(await next.counted("corrupt"), 1);
+  assert.deepEqual([await next.counted("corrupt"), await next.heldBytes()], [1, 2 * 64 * positionBytes]);
   writeFileSync(fileOf(0), readFileSync(fileOf(3))); // another block's file
   assert.deepEqual(await next.brought(), []);
+});
+
+test("a block that cannot be read for a while stays, and one whose file is gone does not", async () => {
+  const { disk, keep, fileOf, folder, counted, heldBytes } = await opened();
+  await keep(0, 1);
+  const aside = join(folder, "aside");
+  renameSync(fileOf(0), aside);
+  symlinkSync(fileOf(0), fileOf(0)); // ELOOP
+  const read = () => disk.read(blocks[0] as HeldBlock);
+  assert.deepEqual([await read(), await counted("corrupt")], [undefined, 0]);
+  renameSync(aside, fileOf(0));
+  assert.deepEqual(await read(), rowsOf(blocks[0] as HeldBlock));
+  rmSync(fileOf(0));
+  assert.deepEqual([await read(), await counted("corrupt"), await heldBytes()], [undefined, 1, 64 * positionBytes]);
 });
 
 test("files stay within the bound, those that were not used for longest leave, also of the process before", async () => {

@@ -132,7 +132,14 @@ export class KvDisk {
       this.#moved("back", bytes, startedAt);
       return data;
     } catch (err) {
-      log.warn({ err, block: id }, "a block of keys and values on the disk is dropped");
+      if (this.#held.peek(id) === undefined) return undefined; // evicted meanwhile
+      const { code } = err as { readonly code?: unknown };
+      const isLost = code === "CorruptKv" || code === "ENOENT";
+      log.warn(
+        { err, block: id },
+        isLost ? "a block of keys and values on the disk is dropped" : "keys and values on the disk cannot be read",
+      );
+      if (!isLost) return undefined;
       metrics.add("enodia_kv_tier_blocks_total", 1, { tier, result: "corrupt" });
       await this.#drop(id);
       return undefined;
@@ -214,6 +221,7 @@ export class KvDisk {
   async #drop(id: string): Promise<void> {
     this.#bytes -= this.#held.peek(id) ?? 0;
     this.#held.drop(id);
+    this.#options.metrics.set("enodia_kv_tier_held_bytes", this.#bytes, { tier });
     await rm(join(this.#folder, id), { force: true }).catch(() => undefined);
   }
 
