@@ -2,7 +2,7 @@
 import type { ChangedPrefixes } from "../engine/engine.ts";
 import { packIds } from "../net/prefix-ids.ts";
 
-/** Told of blocks: 64 KiB, of 262,144 tokens; the newest. */
+/** Told of blocks: 64 KiB, of 262,144 tokens; those that came first, since beginnings that many prompts share are the oldest. */
 export const blocksReportedMost = 4_096;
 /** A gateway that has so many more to hear gets a snapshot. */
 const changesMost = blocksReportedMost / 2;
@@ -23,7 +23,6 @@ interface Reader {
 
 export class PrefixLog {
   readonly #root: Uint8Array;
-  /** In the order in which they came. */
   readonly #blocks = new Set<string>();
   readonly #readers = new Set<Reader>();
 
@@ -32,13 +31,11 @@ export class PrefixLog {
   }
 
   add({ gained, lost }: ChangedPrefixes): void {
-    for (const id of gained) this.#blocks.add(id);
-    for (const id of lost) this.#blocks.delete(id);
-    const ids = [...gained, ...lost];
-    for (const oldest of this.#blocks) {
-      if (this.#blocks.size <= blocksReportedMost) break;
-      this.#blocks.delete(oldest);
-      ids.push(oldest);
+    const ids = lost.filter((id) => this.#blocks.delete(id));
+    for (const id of gained) {
+      if (this.#blocks.size >= blocksReportedMost) break;
+      this.#blocks.add(id);
+      ids.push(id);
     }
     for (const reader of this.#readers) {
       for (const id of ids) reader.changed?.add(id);

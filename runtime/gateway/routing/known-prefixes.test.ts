@@ -47,7 +47,7 @@ test("a gateway knows what the rank has, whatever is late; and a message that is
   );
 });
 
-test("what is told is bounded: the newest blocks, and a snapshot for a gateway that does not listen", () => {
+test("what is told is bounded: the blocks that came first, and a snapshot for a gateway that does not listen", () => {
   const log = new PrefixLog(root);
   const stream = log.open();
   assert.equal(stream.next()?.gained.length, 0, "a snapshot of nothing says how blocks are named");
@@ -56,10 +56,13 @@ test("what is told is bounded: the newest blocks, and a snapshot for a gateway t
   assert.deepEqual([told?.gained.length, told?.root?.length, told?.lost.length], [blocksReportedMost * 16, 32, 0]);
   const known = new KnownPrefixes();
   known.take({ root: new Uint8Array(0), ...told! }, 0);
-  assert.deepEqual([tokensOf(known, 2 * blocksReportedMost - 1), tokensOf(known, 2 * blocksReportedMost)], [0, 64]);
-  log.add({ gained: [idOf(-1)], lost: [] });
+  assert.deepEqual([tokensOf(known, blocksReportedMost), tokensOf(known, blocksReportedMost - 1)], [0, 64]);
+  log.add({ gained: [], lost: [idOf(blocksReportedMost)] });
+  assert.equal(stream.next(), undefined, "it was never told");
+  const [lost, gained] = [0, 3 * blocksReportedMost];
+  log.add({ gained: [idOf(gained)], lost: [idOf(lost)] });
   assert.equal(known.take({ root: new Uint8Array(0), ...stream.next()! }, 0), "delta");
-  assert.equal(tokensOf(known, 2 * blocksReportedMost), 0, "the oldest made room");
+  assert.deepEqual([tokensOf(known, lost), tokensOf(known, gained)], [0, 64], "a lost one made room");
   assert.equal(stream.next(), undefined);
   const large = Buffer.alloc(16 * 3 * blocksReportedMost, 7);
   for (let i = 0; i < 3 * blocksReportedMost; i++) large.writeUInt32LE(i, 16 * i);
