@@ -23,6 +23,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/runtime-metrics.ts";
 import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import type { KeptAnswers, Run } from "./kept-answers.ts";
+import type { BringOptions } from "./kv-fetch.ts";
 import type { PrefixLog } from "./prefix-log.ts";
 import type { ServiceRecord } from "./service-record.ts";
 
@@ -36,7 +37,7 @@ export interface GenerateOptions {
   readonly prefixes: Pick<PrefixLog, "open">;
   readonly answers: KeptAnswers;
   /** Brings what is missing of a text from elsewhere; `rank`: one that may have it. */
-  readonly bringKv?: ((text: () => KvText, rank: number | undefined, signal: AbortSignal) => Promise<void> | undefined) | undefined;
+  readonly bringKv?: ((text: () => KvText, rank: number | undefined, options: BringOptions) => Promise<void> | undefined) | undefined;
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed" | "first">;
   readonly metrics: Metrics<"worker">;
@@ -155,7 +156,7 @@ async function pump(request: GenerateRequest, options: GenerateOptions, run: Run
   // Log-probabilities of a prompt come with all of its rows.
   const { prompt, replay, kvRank, cacheSalt } = request;
   const text = () => ({ tokens: Uint32Array.from([...prompt, ...replay]), cacheSalt });
-  const after = request.promptLogprobs ? undefined : options.bringKv?.(text, kvRank, run.signal);
+  const after = request.promptLogprobs ? undefined : options.bringKv?.(text, kvRank, { signal: run.signal, must: replay.length > 0 });
   const events = options.engine.generate({
     prompt,
     replay,

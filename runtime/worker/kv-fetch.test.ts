@@ -111,8 +111,8 @@ function world({
     peers: { self: { rank: 0 }, usable: () => true, clients: () => ({ reads: { read } }), onChange: () => () => {} } as unknown as Peers,
     ...{ pace: { begin: () => () => {} }, metrics, log: silentLog },
   });
-  const bring = async (signal = new AbortController().signal) => {
-    await within(10_000, fetch.bring({ tokens: text, cacheSalt: "" }, 1, signal), "the fetch");
+  const bring = async (signal = new AbortController().signal, must = false) => {
+    await within(10_000, fetch.bring({ tokens: text, cacheSalt: "" }, 1, { signal, must }), "the fetch");
     const counted = /^enodia_kv_fetches_total\{.*result="(\w+)".* [1-9]/gm;
     return { written, results: [...(await metrics.text()).matchAll(counted)].map(([, result]) => result), reads };
   };
@@ -181,12 +181,14 @@ test("blocks wait together for a pause of an engine that computes, at both ends"
   assert.deepEqual([written, results], [ends, ["ok"]]);
 });
 
-test("where rows were faster than bytes the text is computed, and no rank is asked", async () => {
+test("where rows were faster than bytes the text is computed, and no rank is asked, but for a stream that goes on", async () => {
   const late: World["between"] = (send, offset, data) => new Promise((resolve) => setTimeout(() => resolve(send(offset, data)), 60));
   const { bring } = world({ between: late, tokenMs: 2 });
   const { reads } = await bring();
   const again = await bring();
   assert.ok(again.reads === reads && again.results.includes("skipped"), JSON.stringify(again.results));
+  const must = await bring(undefined, true);
+  assert.deepEqual([must.written, must.reads > reads], [ends, true], "a stream goes on with it");
 });
 
 test("a fetch that waits for its turn ends with its request, and those before it go on", async () => {

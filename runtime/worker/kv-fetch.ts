@@ -18,7 +18,7 @@ const leastTokens = 64;
 const fetchesAtOnce = 4;
 /** Those that run or wait; texts of more requests are computed. */
 const fetchesMost = 64;
-/** Milliseconds that a fetch may take, with the look at what is missing: as long as computing, within these bounds; `unknown` before this rank has computed a prompt. */
+/** Milliseconds that a fetch may take, with the look at what is missing: as long as computing, within these bounds; `unknown` before this rank has computed a prompt, and at least for what must come. */
 const fetchMs = { least: 200, unknown: 5_000, most: 10_000 };
 /** Bytes per second that a transfer may have while tokens are as fast as without it; it follows their latency (transfer-pace.ts). */
 const rateMost = 512 * 1024 * 1024;
@@ -33,6 +33,12 @@ interface KvFetchOptions {
   readonly pace: Pick<TransferPace, "begin">;
   readonly metrics: Pick<Metrics<"worker">, "add" | "observe">;
   readonly log: Pick<Log, "debug" | "warn">;
+}
+
+export interface BringOptions {
+  readonly signal: AbortSignal;
+  /** A stream goes on with it: bytes are waited for although rows may be sooner, which would hold up the streams that are here. */
+  readonly must?: boolean;
 }
 
 interface Wanted {
@@ -62,13 +68,13 @@ export class KvFetch {
     this.#options = options;
   }
 
-  /** Resolves within the time that computing would take; whatever fails, what is missing is computed. */
-  async bring(text: KvText, rank: number, signal: AbortSignal): Promise<void> {
+  /** Resolves within `fetchMs`; whatever fails, what is missing is computed. */
+  async bring(text: KvText, rank: number, options: BringOptions): Promise<void> {
     const { peers, log } = this.#options;
     if (rank === peers.self.rank || !peers.usable(rank) || text.tokens.length <= leastTokens || this.#open >= fetchesMost) return;
     this.#open += 1;
     try {
-      await this.#bring(text, rank, signal);
+      await this.#bring(text, rank, options);
     } catch (err) {
       log.warn({ err, rank }, "keys and values are computed anew");
     } finally {
@@ -77,7 +83,7 @@ export class KvFetch {
   }
 
   /** What another request is bringing is waited for. */
-  async #bring(text: KvText, rank: number, signal: AbortSignal): Promise<void> {
+  async #bring(text: KvText, rank: number, { signal, must = false }: BringOptions): Promise<void> {
     const { kv, metrics } = this.#options;
     const startedAt = performance.now();
     const leftOf = (ms: number): number => Math.max(0, Math.ceil(startedAt + ms - performance.now()));
@@ -88,11 +94,13 @@ export class KvFetch {
       if (!look || !first || !last || last.to - look.here < leastTokens) return;
       const tokens = last.to - look.here;
       const { least, unknown, most } = fetchMs;
-      const leftMs = leftOf(look.tokenMs === undefined ? unknown : Math.max(least, Math.min(most, tokens * look.tokenMs)));
+      const ms = look.tokenMs === undefined ? unknown : Math.min(most, tokens * look.tokenMs);
+      const leftMs = leftOf(Math.max(must ? unknown : least, ms));
       const late = AbortSignal.timeout(leftMs);
       const other = this.#coming.get(first.id);
       if (other === undefined || leftMs === 0) {
-        if (leftMs > 0 && this.#rateOf(rank).pays(look)) return this.#from(rank, { text: text.tokens, look, tokens, signal, late });
+        if (leftMs > 0 && (must || this.#rateOf(rank).pays(look)))
+          return this.#from(rank, { text: text.tokens, look, tokens, signal, late });
         return metrics.add("enodia_kv_fetches_total", 1, { result: "skipped" });
       }
       const ended = AbortSignal.any([signal, late]);

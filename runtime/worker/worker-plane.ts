@@ -23,7 +23,7 @@ import { storedCells } from "./expert-bytes.ts";
 import { asWorker, createWorkerExperts, type OnDemandSocket, type WorkerExperts } from "./experts.ts";
 import type { GenerateOptions } from "./inference.ts";
 import type { KvDisk } from "./kv-disk.ts";
-import { KvFetch } from "./kv-fetch.ts";
+import { type BringOptions, KvFetch } from "./kv-fetch.ts";
 import { KvSource } from "./kv-source.ts";
 import { Leaving } from "./leaving.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
@@ -188,6 +188,9 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   return { experts, leaving, record, vitals, bringKv: kv?.bring, caller, openConnections, serve, start, close: () => experts.close() };
 }
 
+/** Milliseconds that the disk and a rank together may take of a request; the gateway waits for 15 s (patience.ts). */
+const bringMs = 10_000;
+
 interface KvParts {
   readonly options: PlaneOptions;
   readonly experts: WorkerExperts;
@@ -199,12 +202,13 @@ function kvOf(kv: EngineKv, { options: { metrics, log, kvDisk }, experts: { peer
   const onServed = (bytes: number) => metrics.add("enodia_kv_served_bytes_total", bytes);
   const fetch = new KvFetch({ kv, peers, pace, metrics, log });
   const read: EngineKv["read"] = async (block) => (await kv.read(block)) ?? kvDisk?.read(block);
-  const fromBoth = async (text: KvText, rank: number | undefined, signal: AbortSignal): Promise<void> => {
+  const fromBoth = async (text: KvText, rank: number | undefined, options: BringOptions): Promise<void> => {
+    const signal = AbortSignal.any([options.signal, AbortSignal.timeout(bringMs)]);
     await kvDisk?.bring(text, signal);
-    if (rank !== undefined) await fetch.bring(text, rank, signal);
+    if (rank !== undefined) await fetch.bring(text, rank, { ...options, signal });
   };
-  const bring: BringKv = (textOf, rank, signal) =>
-    kvDisk === undefined && rank === undefined ? undefined : fromBoth(textOf(), rank, signal);
+  const bring: BringKv = (textOf, rank, options) =>
+    kvDisk === undefined && rank === undefined ? undefined : fromBoth(textOf(), rank, options);
   return { source: new KvSource({ kv: { read }, pace, authorize, onServed }), bring };
 }
 

@@ -13,6 +13,7 @@ import { tracingOff } from "../../runtime/observe/trace.ts";
 import { OnDemandSocket } from "../../runtime/worker/experts.ts";
 import { createInferenceServer } from "../../runtime/worker/inference.ts";
 import { KeptAnswers } from "../../runtime/worker/kept-answers.ts";
+import type { BringOptions } from "../../runtime/worker/kv-fetch.ts";
 import { PrefixLog } from "../../runtime/worker/prefix-log.ts";
 import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/worker-plane.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
@@ -58,6 +59,8 @@ export class KvRank {
   stalled = false;
   process: Process | undefined;
   readonly #around: Around;
+  /** Texts of streams that go on here. */
+  readonly #musts = new WeakSet<KvText>();
   #boots = 0;
 
   constructor(around: Around, rank: number, { tokenMs, numerics }: { readonly tokenMs: number; readonly numerics: string }) {
@@ -164,7 +167,7 @@ export class KvRank {
         ...{ answers: new KeptAnswers(() => performance.now()), kvUse: () => undefined, notReady: () => undefined },
         prefixes,
         refuses: () => plane.leaving.refuses(),
-        bringKv: (text, from, signal) => (from === undefined ? undefined : this.#bring(plane, text, from, signal)),
+        bringKv: (text, from, options) => (from === undefined ? undefined : this.#bring(plane, text(), from, options)),
         onGap: (ms) => plane.experts.pace.token(ms),
       }),
     );
@@ -180,11 +183,12 @@ export class KvRank {
     return { add, set() {}, observe() {}, observeTraced() {}, onCollect() {} } as unknown as Metrics<"worker">;
   }
 
-  async #bring({ bringKv }: WorkerPlane, text: () => KvText, from: number, signal: AbortSignal): Promise<void> {
+  async #bring({ bringKv }: WorkerPlane, text: KvText, from: number, options: BringOptions): Promise<void> {
     const { watch } = this.#around;
     const startedAt = performance.now();
     watch.at(this, "begins to fetch");
-    await bringKv?.(text, from, signal);
+    if (options.must) this.#musts.add(text);
+    await bringKv?.(() => text, from, options);
     const ms = performance.now() - startedAt;
     if (ms > fetchMs.most + 2 * fetchMs.slack) watch.fault(`rank ${this.rank} fetched for ${ms} ms`);
     watch.at(this, "has fetched");
@@ -197,8 +201,9 @@ export class KvRank {
       look: async (text) => {
         const look = await kv.look(text);
         const tokens = (look.blocks.at(-1)?.to ?? 0) - look.here;
-        const ms = look.tokenMs === undefined ? fetchMs.unknown : Math.max(fetchMs.least, Math.min(fetchMs.most, tokens * look.tokenMs));
-        const endsAt = performance.now() + ms + fetchMs.slack;
+        const { least, unknown, most, slack } = fetchMs;
+        const ms = look.tokenMs === undefined ? unknown : Math.min(most, tokens * look.tokenMs);
+        const endsAt = performance.now() + Math.max(this.#musts.has(text) ? unknown : least, ms) + slack;
         for (const { id } of look.blocks) asked.set(id, { text, endsAt: Math.max(endsAt, asked.get(id)?.endsAt ?? 0) });
         watch.at(this, "has looked");
         return look;
