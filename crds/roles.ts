@@ -22,7 +22,7 @@ export const roles = z
 /** Of the whole spec. */
 export const rolesRules = [
   {
-    rule: "!has(self.roles) || self.replicas == 0 || self.roles.prefill + self.roles.decode <= self.replicas",
+    rule: "!has(self.roles) || self.replicas == 0 || has(self.elasticity.autoscale) || self.roles.prefill + self.roles.decode <= self.replicas",
     message: "replicas is below roles.prefill + roles.decode: raise replicas or lower one of them",
     fieldPath: ".replicas",
   },

@@ -2,22 +2,22 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
 import { judgeCanaries } from "./canary.ts";
-import type { ServedTotals } from "./world.ts";
+import type { ComparedTotals } from "./world.ts";
 
-const served = (more: Partial<ServedTotals> = {}): ServedTotals => ({
+const served = (more: Partial<ComparedTotals> = {}): ComparedTotals => ({
   requests: 100,
   failed: 0,
   gaps: 1000,
   gapMicros: 20_000_000,
   ...more,
 });
-const judged = (more: Partial<RolloutAnalysis>, canaries?: ServedTotals, others?: ServedTotals) => {
+const judged = (more: Partial<RolloutAnalysis>, canaries?: ComparedTotals, others?: ComparedTotals) => {
   const verdict = judgeCanaries({ bake: "5m", minRequests: 20, ...more }, { canaries, others });
   return verdict.type === "Failed" ? verdict.reason : verdict.type;
 };
 const both = { errorRatePercent: 5, latencyPercent: 150 };
 
-const cases: Record<string, { analysis: Partial<RolloutAnalysis>; canaries?: ServedTotals; others?: ServedTotals; want: string }> = {
+const cases: Record<string, { analysis: Partial<RolloutAnalysis>; canaries?: ComparedTotals; others?: ComparedTotals; want: string }> = {
   "time alone decides where nothing is compared": { analysis: {}, want: "Passed" },
   alike: { analysis: both, canaries: served(), others: served(), want: "Passed" },
   "canaries that say nothing": { analysis: both, others: served(), want: "Unknown" },
@@ -47,6 +47,12 @@ const cases: Record<string, { analysis: Partial<RolloutAnalysis>; canaries?: Ser
     want: "Passed",
   },
   "requests without a second token": { analysis: both, canaries: served({ gaps: 0, gapMicros: 0 }), others: served(), want: "Unknown" },
+  "a rank for prefill, which makes first tokens alone": {
+    analysis: both,
+    canaries: served(),
+    others: served({ gaps: 0, gapMicros: 0, isPrefill: true }),
+    want: "Passed",
+  },
   "nothing at all where nothing is needed": {
     analysis: { ...both, minRequests: 0 },
     canaries: served({ requests: 0, gaps: 0, gapMicros: 0 }),
@@ -58,7 +64,7 @@ for (const [sentence, { analysis, canaries, others, want }] of Object.entries(ca
   test(`canaries are compared: ${sentence}`, () => assert.equal(judged(analysis, canaries, others), want));
 
 test("a verdict has its numbers", () => {
-  const say = (canaries: ServedTotals) => judgeCanaries({ bake: "5m", minRequests: 20, ...both }, { canaries, others: served() }).message;
+  const say = (canaries: ComparedTotals) => judgeCanaries({ bake: "5m", minRequests: 20, ...both }, { canaries, others: served() }).message;
   assert.equal(say(served({ failed: 9 })), "canaries failed 9 of 100 requests (9.0%), other ranks 0.0%; 5 points more are allowed");
   assert.equal(
     say(served({ gapMicros: 40_000_000 })),

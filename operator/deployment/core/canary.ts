@@ -2,7 +2,7 @@
 // the canaries bake on.
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
 import type { PodFacts } from "./snapshot.ts";
-import type { Comparison, MemberView, ServedTotals } from "./world.ts";
+import type { ComparedTotals, Comparison, MemberView, ServedTotals } from "./world.ts";
 
 export type CanaryVerdict =
   | { readonly type: "Passed" | "Unknown"; readonly message: string }
@@ -36,8 +36,9 @@ function errorVerdict({ errorRatePercent }: RolloutAnalysis, canaries: ServedTot
   return { type: "Failed", reason: "ErrorRateExceeded", message };
 }
 
-function latencyVerdict({ latencyPercent, minRequests }: RolloutAnalysis, canaries: ServedTotals, others: ServedTotals) {
+function latencyVerdict({ latencyPercent, minRequests }: RolloutAnalysis, canaries: ComparedTotals, others: ComparedTotals) {
   if (latencyPercent === undefined) return undefined;
+  if (canaries.isPrefill || others.isPrefill) return undefined;
   for (const [who, { gaps }] of [["canaries", canaries] as const, ["other ranks", others] as const])
     if (gaps < Math.max(1, minRequests))
       return { type: "Unknown" as const, message: `${who} have generated ${gaps} tokens after a first one` };
@@ -87,12 +88,13 @@ export function compareServed(
     first.set(processOf(member), from);
     return plus(member.served, from, -1);
   };
-  const of = ({ pods, members }: Side): ServedTotals | undefined => {
+  const of = ({ pods, members }: Side): ComparedTotals | undefined => {
     const serving = pods.filter((pod) => pod.ready && !pod.terminating);
-    const totals = serving.map((pod) => since(members.find((member) => member.podUid === pod.uid)));
-    return totals.length === 0 || totals.includes(undefined)
-      ? undefined
-      : totals.reduce((sum, one) => plus(sum ?? none, one ?? none, 1), none);
+    const found = serving.map((pod) => members.find((member) => member.podUid === pod.uid));
+    const totals = found.map(since);
+    if (totals.length === 0 || totals.includes(undefined)) return undefined;
+    const isPrefill = found.every((member) => member?.role === "prefill");
+    return { ...totals.reduce<ServedTotals>((sum, one) => plus(sum, one ?? none, 1), none), ...(isPrefill ? { isPrefill } : {}) };
   };
   const comparison = { canaries: of(canaries), others: of(others) };
   const here = new Set([...canaries.members, ...others.members].map(processOf));

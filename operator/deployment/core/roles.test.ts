@@ -24,12 +24,15 @@ const rows: Readonly<Record<string, readonly [roles: Roles, verdict: string, mes
 };
 for (const [what, [roles, verdict, message, text]] of Object.entries(rows))
   test(what, () => {
-    const members = roles.map((role, rank) => (role === undefined ? { rank } : { rank, role }));
+    const members = roles.map((role, rank) => (role === undefined ? { rank, active: false } : { rank, role, active: true }));
     const found = rolesVerdict(spec, members);
     assert.equal(`${found?.status} ${found?.reason}`, verdict);
     assert.match(found?.message ?? "", message);
     assert.equal(rolesText(members), text);
     assert.equal(rolesVerdict(undefined, members), undefined);
   });
+
+test("ranks that serve and have no role yet are being given one", () =>
+  assert.equal(rolesVerdict(spec, [{ rank: 0, active: true }])?.reason, "NotObserved"));
 
 test("before the ranks are known there is no verdict", () => assert.equal(rolesVerdict(spec, undefined)?.reason, "NotObserved"));

@@ -5,7 +5,7 @@ import type { MemberView, Verdict } from "./world.ts";
 const roleNames = ["prefill", "decode", "both"] as const;
 const ranksShown = 16;
 
-type Member = Pick<MemberView, "rank" | "role">;
+type Member = Pick<MemberView, "rank" | "role" | "active">;
 
 const ranksIn = (members: readonly Member[], role: Member["role"]): number[] =>
   members.flatMap((member) => (member.role === role ? [member.rank] : [])).sort((a, b) => a - b);
@@ -22,7 +22,10 @@ export function rolesVerdict(spec: Roles | undefined, members: readonly Member[]
   if (!members) return { status: "Unknown", reason: "NotObserved", message: "no worker was reached yet" };
   const [prefill, decode, both] = roleNames.map((role) => ranksIn(members, role));
   const serving = [prefill, decode, both].reduce((sum, ranks = []) => sum + ranks.length, 0);
-  if (serving === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
+  if (serving === 0) {
+    if (members.some(({ active }) => active)) return { status: "Unknown", reason: "NotObserved", message: "ranks are being given roles" };
+    return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
+  }
   const named = (role: string, ranks: readonly number[] = []): string => {
     const more = ranks.length > ranksShown ? " and more" : "";
     return `${role}: ${ranks.length === 0 ? "none" : `${ranks.length === 1 ? "rank" : "ranks"} ${ranks.slice(0, ranksShown).join(", ")}${more}`}`;

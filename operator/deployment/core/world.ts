@@ -75,10 +75,15 @@ export interface ServedTotals {
   readonly gapMicros: number;
 }
 
+export interface ComparedTotals extends ServedTotals {
+  /** Of ranks for prefill alone, which make first tokens. */
+  readonly isPrefill?: boolean;
+}
+
 /** Undefined where a rank does not report. */
 export interface Comparison {
-  readonly canaries: ServedTotals | undefined;
-  readonly others: ServedTotals | undefined;
+  readonly canaries: ComparedTotals | undefined;
+  readonly others: ComparedTotals | undefined;
 }
 
 /** Load of a rank: means over `spanMs`. */

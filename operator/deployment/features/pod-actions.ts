@@ -205,11 +205,14 @@ function infeasible(input: PodsInput, present: number): Blocked | undefined {
   return result.fits || !fit(spec, model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
 }
 
-/** Ranks leave in this order: being emptied, unready, fewest unique expert bytes, highest rank. */
+/** Ranks leave in this order: being emptied, unready, without a role of their own, fewest unique expert bytes, highest rank. */
 function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
-  const unique = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid)?.uniqueBytes ?? 0;
+  const memberOf = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid);
+  const unique = (pod: PodFacts) => memberOf(pod)?.uniqueBytes ?? 0;
+  const inRole = (pod: PodFacts) => Number(["prefill", "decode"].includes(memberOf(pod)?.role ?? "both"));
   const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined && !isSpared(snapshot, pod));
-  return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
+  const byState = leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready);
+  return byState || inRole(a) - inRole(b) || unique(a) - unique(b) || b.rank - a.rank;
 }
 
 function replace(handover: HandoverInput, pods: readonly PodFacts[], done: readonly Action[]): Action[] {
