@@ -226,6 +226,8 @@ export interface EnginePeer {
   readonly address: string | undefined;
   /** Neither lost nor suspect. */
   readonly usable: boolean;
+  /** It generates, and computes no part of others' prompts. */
+  readonly isForDecode?: boolean;
 }
 
 export interface PeerView {

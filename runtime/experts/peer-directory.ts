@@ -83,12 +83,13 @@ export class PeerDirectory {
     const { cert, key, ca } = tls.current();
     const { namespace, name } = peers.options;
     const others = peers.membership.members.filter(({ rank, state }) => rank !== peers.self.rank && state !== "lost");
-    const members = others.map(({ rank, podUid, podName, address }): EnginePeer => {
+    const members = others.map(({ rank, podUid, podName, address, role }): EnginePeer => {
       const usable = peers.usable(rank);
       const port = usable ? this.#ports.get(rank) : undefined;
       const host = address.slice(0, address.lastIndexOf(":"));
       const serverName = serverNames.rank(rank, namespace, name);
-      return { rank, podUid, podName, serverName, usable, address: port ? `${host}:${port}` : undefined };
+      const peer = { rank, podUid, podName, serverName, usable, isForDecode: role === "decode" };
+      return { ...peer, address: port ? `${host}:${port}` : undefined };
     });
     return { self: peers.self, tls: { cert, key, ca }, peers: members, serves: plan.lowestEpochs(), epochs: plan.currentEpochs() };
   }

@@ -8,6 +8,7 @@ import { letters } from "../../test/kit/gateway/letters.ts";
 import { gatewayOfRanks } from "../../test/kit/gateway/local-gateway.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { createEngine, type EngineKv } from "../engine/engine.ts";
+import type { GatewayConfig } from "./gateway.ts";
 
 const prompts = [0, 1, 2].map((seed) => Array.from({ length: 320 }, (_, i) => 3 + ((i * 37 + seed * 11) % 240)));
 const short = "a short one";
@@ -19,12 +20,18 @@ let store: Awaited<ReturnType<typeof tinyStore>>;
 /** Called before a rank reads or writes a block of keys and values; what it returns is waited for without an end. */
 type OnBlock = (what: "read" | "write", rank: number, number: number) => unknown;
 
-async function world(onBlock: OnBlock = () => {}) {
+interface Beside {
+  readonly worker?: { readonly kvPoolBytes?: number; readonly kvOffloadBytes?: number; readonly prefillParallelism?: number };
+  readonly gateway?: Partial<GatewayConfig>;
+}
+
+async function world(onBlock: OnBlock = () => {}, { worker = {}, gateway: config = {} }: Beside = {}) {
   const ranks = new Ranks(store, (rank) => ({
+    ...worker,
     maxContext: 512,
     overrides: {
       createEngine: async (options) => {
-        const engine = await createEngine(options);
+        const engine = await createEngine({ ...options, prefillParallelismFrom: 128 });
         const kv = engine.kv as EngineKv;
         const blocks = { read: 0, write: 0 };
         const met = (what: "read" | "write"): unknown => onBlock(what, rank, ++blocks[what]) && new Promise(() => {});
@@ -42,7 +49,7 @@ async function world(onBlock: OnBlock = () => {}) {
   }));
   for (const rank of [0, 1, 2]) await ranks.launch(rank);
   await ranks.firstPlan();
-  const gateway = await gatewayOfRanks(ranks, { maxContext: 512 }, { textModel: letters });
+  const gateway = await gatewayOfRanks(ranks, { maxContext: 512, ...config }, { textModel: letters });
   let version = 100;
   return {
     ranks,
@@ -68,8 +75,13 @@ async function world(onBlock: OnBlock = () => {}) {
 type World = Awaited<ReturnType<typeof world>>;
 
 /** The text of a prompt; `onToken` is called with the number of tokens so far. */
-async function ask({ gateway }: World, prompt: string | number[], onToken: (count: number) => unknown = () => {}): Promise<string> {
-  const body = JSON.stringify({ model: "tiny", prompt, max_tokens: tokens, temperature: 0, stream: true });
+async function ask(
+  { gateway }: World,
+  prompt: string | number[],
+  onToken: (count: number) => unknown = () => {},
+  more = {},
+): Promise<string> {
+  const body = JSON.stringify({ model: "tiny", prompt, max_tokens: tokens, temperature: 0, stream: true, ...more });
   const response = await fetch(`http://127.0.0.1:${gateway.httpPort}/v1/completions`, { method: "POST", body });
   assert.equal(response.status, 200);
   let [text, left] = ["", ""];
@@ -88,6 +100,7 @@ async function ask({ gateway }: World, prompt: string | number[], onToken: (coun
 
 const want: string[] = [];
 let wantShort = "";
+let blockBytes = 0;
 before(async () => {
   store = await tinyStore();
   const plain = await world();
@@ -95,6 +108,8 @@ before(async () => {
     for (const prompt of prompts) want.push(await ask(plain, prompt));
     wantShort = await ask(plain, short);
     const counted = await metric(plain.gateway, `enodia_gateway_role_requests_total{role="both"`);
+    const { kvBytes, kvBlocks } = plain.ranks.byRank.get(0)!.worker.engine.describe();
+    blockBytes = kvBytes / kvBlocks;
     assert.ok(!(counted > 0), "without roles nothing is counted by them");
   } finally {
     await plain.close();
@@ -124,6 +139,34 @@ test("long prompts are computed by the rank for prefill, and answers with their 
     await all.close();
   }
 });
+
+const besides: Readonly<Record<string, () => Beside>> = {
+  "with routing by turns": () => ({ gateway: { routing: "RoundRobin" } }),
+  "with routing by load": () => ({ gateway: { routing: "LoadAware" } }),
+  "with prefixes of each client apart": () => ({ gateway: { prefixIsolation: true } }),
+  "with host memory behind a small pool": () => ({ worker: { kvPoolBytes: 9 * blockBytes, kvOffloadBytes: 64 * blockBytes } }),
+  "with long prompts spread over two ranks": () => ({ worker: { prefillParallelism: 2 } }),
+};
+
+for (const [what, beside] of Object.entries(besides)) {
+  test(`roles ${what}: the texts are the same, twice, with salts, and of requests that are computed as a whole`, async () => {
+    const all = await world(undefined, beside());
+    try {
+      all.assign(1, 2);
+      for (const cache_salt of ["first", "first", "second"]) {
+        assert.deepEqual(await Promise.all(prompts.map((prompt) => ask(all, prompt, undefined, { cache_salt }))), want);
+      }
+      assert.ok((await metric(all.gateway, "enodia_gateway_handover_seconds_count")) > 0);
+      assert.equal(await ask(all, prompts[0] as number[], undefined, { max_tokens: 1, cache_salt: "one" }), want[0]?.slice(0, 1));
+      assert.equal(
+        await ask(all, prompts[1] as number[], undefined, { stop: [want[1]?.at(6)], cache_salt: "stop" }),
+        want[1]?.split(want[1].at(6) as string)[0],
+      );
+    } finally {
+      await all.close();
+    }
+  });
+}
 
 /** What happens to a request: when a block moves, when its client got a token, or while its prompt is computed. */
 interface Fault {

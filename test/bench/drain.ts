@@ -123,7 +123,6 @@ interface Scene {
 async function drained({ ranks, marks, pool, vocab }: Scene, context: number, load: number): Promise<Pause> {
   const [from, to] = [1, 0] as const;
   const ids = prompt(context, vocab);
-  const whole = await stream(without(pool, to), ids, tokensBefore + tokensAfter);
   const over = new AbortController();
   const others: Promise<Streamed>[] = [];
   let warm = 0;
@@ -154,6 +153,7 @@ async function drained({ ranks, marks, pool, vocab }: Scene, context: number, lo
   const beside = await Promise.all(others);
   mark.on = false;
   await drain(false);
+  const whole = await stream(without(pool, to), ids, tokensBefore + tokensAfter); // not before, since either rank would have the text then
   const { cut } = broken;
   if (cut === undefined) throw new Error("the stream was not cut");
   const { look, looked, write, wrote, asked } = mark.at;

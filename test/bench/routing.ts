@@ -188,6 +188,7 @@ export async function routingBench(args: readonly string[]): Promise<readonly Ro
   await using opened = new AsyncDisposableStack();
   opened.defer(() => ranks.close());
   const textModel = await openTextModel(asked.storeDir);
+  opened.defer(() => textModel.close());
   const urls = new Map<RoutingPolicyName, string>();
   for (const routing of routingPolicyNames) {
     const gateway = await gatewayOfRanks(ranks, { routing, maxContext }, { textModel });

@@ -43,6 +43,9 @@ test("sockets are looked at as soon as there is a rank to ask, and no more once 
   assert.equal(connections.poll(), undefined, "not again at once");
   await looked;
   await until("the connection is ready", () => counted.some((counts) => counts.connections === 1));
+  assert.deepEqual(connections.following(1), [1]);
+  connections.set({ ...view, peers: [{ ...peer, isForDecode: true }] });
+  assert.deepEqual(connections.following(1), [], "a rank for decode computes no part of others' prompts");
   connections.close();
   connections.set({ ...view, peers: [peer] });
   assert.equal(connections.poll(), undefined);

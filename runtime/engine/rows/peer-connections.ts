@@ -151,11 +151,12 @@ export class PeerConnections {
     return (this.#view?.peers ?? []).flatMap(({ rank, usable }) => (usable ? [rank] : []));
   }
 
-  /** Those of the next usable ranks, in a ring that begins behind this one, that a connection is ready to. */
+  /** Those of the next usable ranks that are not for decode, in a ring that begins behind this one, that a connection is ready to. */
   following(count: number): number[] {
     const own = this.rank ?? 0;
     const behind = (rank: number): number => (rank > own ? 0 : 1);
-    const next = this.usable().sort((a, b) => behind(a) - behind(b) || a - b);
+    const mayCompute = (this.#view?.peers ?? []).flatMap(({ rank, usable, isForDecode }) => (usable && !isForDecode ? [rank] : []));
+    const next = mayCompute.sort((a, b) => behind(a) - behind(b) || a - b);
     return next.slice(0, count).filter((rank) => {
       this.counters.used(rank); // the main thread finds its address
       return this.#peers.get(rank)?.link?.ready;

@@ -382,7 +382,7 @@ class RequestState {
     if (this.#handover === undefined) return;
     const { rank, since } = this.#handover;
     this.#handover = undefined;
-    this.#hooks.onHandover?.(rank, this.#computes.rank, this.#now() - since);
+    if (this.#computes.rank !== rank) this.#hooks.onHandover?.(rank, this.#computes.rank, this.#now() - since);
   }
 
   #giveUp(waitedFor: Wait | undefined): AppError {

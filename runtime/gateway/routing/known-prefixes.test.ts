@@ -97,6 +97,13 @@ test("requests on their way count at once, until the rank has told; those that f
   known.expect(ids);
   known.ended(ids, now, true);
   assert.deepEqual(found(), [0, 0]);
+  known.expect(ids);
+  known.expect(ids);
+  known.ended(ids, now, true);
+  now = 60_000;
+  assert.deepEqual(found(), [192, 0], "another request still brings them");
+  known.ended(ids, now, true);
+  assert.deepEqual(found(), [0, 0]);
   const other = { prefixes: new KnownPrefixes(), name: "other" };
   other.prefixes.take({ number: 1, root, gained: Buffer.from(ids.slice(0, 2).join(""), "hex"), lost: new Uint8Array(0) }, now);
   assert.equal(blocks.elsewhere([holder, other], holder, text), other);

@@ -17,8 +17,8 @@ export class KnownPrefixes {
   #root: string | undefined;
   #number = 0;
   readonly #reported = new Set<string>();
-  /** Until when they count. */
-  readonly #coming = new Map<string, number>();
+  /** The requests that bring them, and until when they count once none does. */
+  readonly #coming = new Map<string, { readonly requests: number; readonly until: number }>();
 
   /** A gap is a change that was missed: nothing is known until the next snapshot. */
   take({ number, root, gained, lost }: PrefixChanges, now: number): PrefixUpdate {
@@ -31,7 +31,7 @@ export class KnownPrefixes {
     this.#number = number;
     for (const id of unpackIds(lost)) this.#reported.delete(id);
     for (const id of unpackIds(gained).slice(0, blocksMost - this.#reported.size)) this.#reported.add(id);
-    for (const [id, until] of this.#coming) if (until < now) this.#coming.delete(id);
+    for (const [id, { requests, until }] of this.#coming) if (requests === 0 && until < now) this.#coming.delete(id);
     return isSnapshot ? "snapshot" : "delta";
   }
 
@@ -46,17 +46,26 @@ export class KnownPrefixes {
 
   /** Tokens that are there, or on their way. */
   found(ids: readonly string[], now: number): number {
-    const comes = (id: string): boolean => (this.#coming.get(id) ?? now) > now;
+    const comes = (id: string): boolean => {
+      const { requests = 0, until = now } = this.#coming.get(id) ?? {};
+      return requests > 0 || until > now;
+    };
     return movedKv.tokens * (1 + ids.findLastIndex((id) => this.#reported.has(id) || comes(id)));
   }
 
   /** A request brings them. */
   expect(ids: readonly string[]): void {
-    for (const id of ids) this.#coming.set(id, Number.POSITIVE_INFINITY);
+    for (const id of ids) {
+      const { requests = 0, until = 0 } = this.#coming.get(id) ?? {};
+      this.#coming.set(id, { requests: requests + 1, until });
+    }
   }
 
   /** It has ended; after `failed` they are not there. */
   ended(ids: readonly string[], now: number, failed: boolean): void {
-    for (const id of ids) this.#coming.set(id, failed ? now : now + tellMs);
+    for (const id of ids) {
+      const { requests = 1, until = 0 } = this.#coming.get(id) ?? {};
+      this.#coming.set(id, { requests: Math.max(0, requests - 1), until: failed ? until : now + tellMs });
+    }
   }
 }

@@ -9,7 +9,7 @@ import type { Kept } from "./keep.ts";
 import { KnownPrefixes } from "./known-prefixes.ts";
 import type { LifeWatch } from "./life-watch.ts";
 import type { Candidate } from "./policies/policy.ts";
-import type { PromptBlocks } from "./prompt-blocks.ts";
+import { namedTokensMost, type PromptBlocks } from "./prompt-blocks.ts";
 import { wantedRole } from "./roles.ts";
 
 /** A reported queue length is valid this long. */
@@ -58,6 +58,17 @@ export interface Worker {
   readonly prefixes: KnownPrefixes;
   /** The number of the last choice that took it; 0 = never. */
   lastChosen: number;
+}
+
+/** The ranks that computed a request, the last one first, and their class. */
+export interface ComputedBy {
+  readonly ranks: readonly number[];
+  readonly numerics: string;
+}
+
+export function computedBy({ member: { rank, numerics = "" } }: Worker, before: ComputedBy = { ranks: [], numerics }): ComputedBy {
+  const isSame = before.ranks[0] === rank && before.numerics === numerics;
+  return isSame ? before : { ranks: [rank, ...before.ranks.filter((other) => other !== rank)], numerics };
 }
 
 export function newWorker(member: Member): Worker {
@@ -134,7 +145,13 @@ export function roleFor(
 ): RankRole | undefined {
   if (workers.every(({ member }) => member.role === undefined)) return undefined;
   const there = workers.filter(({ life }) => life?.away === false);
-  return wantedRole(generation, { replayed, known: Math.max(0, ...there.map((worker) => blocks.reportedTokens(worker, generation))) });
+  const reported = Math.max(0, ...there.map((worker) => blocks.reportedTokens(worker, generation)));
+  const known = reported >= namedTokensMost ? generation.prompt.length : reported;
+  const wanted = wantedRole(generation, { replayed, known });
+  // A text goes on within its class alone.
+  const classes = new Set(there.flatMap(({ member }) => (member.role === "prefill" ? [] : [member.numerics])));
+  const canGoOn = there.some(({ member }) => member.role === "prefill" && classes.has(member.numerics));
+  return wanted === "prefill" && generation.embed !== true && !canGoOn ? "decode" : wanted;
 }
 
 /** Of those that report it. */

@@ -5,8 +5,9 @@ import { blockIds } from "../../net/prefix-ids.ts";
 import type { Generation } from "./failover.ts";
 import type { KnownPrefixes } from "./known-prefixes.ts";
 
-/** A prompt's beginning of 32,768 tokens. */
 const blocksMost = 512;
+/** Of a longer prompt the beginning is named. */
+export const namedTokensMost = blocksMost * movedKv.tokens;
 
 type Text = Pick<Generation, "prompt" | "cacheSalt">;
 interface Holder {

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { rankRoles, rolesOf } from "../../../crds/roles.ts";
+import type { LifeWatch } from "./life-watch.ts";
+import { newWorker, roleFor } from "./pool-worker.ts";
 import { directTokens, handsOver, wantedRole } from "./roles.ts";
 
 type Asked = Parameters<typeof wantedRole>[0];
@@ -54,4 +56,16 @@ test("the lowest ranks that serve are for prefill, those after them for decode; 
     }),
   );
   assert.equal(rolesOf(undefined, [0, 1, 2]).size, 0);
+});
+
+test("a long prompt stays with ranks for decode where none of its class could go on, and where its beginning is all that is named", () => {
+  const worker = (rank: number, role: "prefill" | "decode", numerics: string) => {
+    const address = { podUid: `u${rank}`, podName: `p${rank}`, bootId: "", address: "" };
+    const one = newWorker({ rank, ...address, state: "active", numerics, role });
+    return Object.assign(one, { life: { away: false } as LifeWatch });
+  };
+  const generation = { ...asked(), prompt: Array<number>(40_000).fill(1) } as unknown as Parameters<typeof roleFor>[0];
+  const of = (classOfDecode: string, reported: number) =>
+    roleFor(generation, 0, [worker(0, "prefill", "a"), worker(1, "decode", classOfDecode)], { reportedTokens: () => reported });
+  assert.deepEqual([of("a", 0), of("b", 0), of("a", 32_704), of("a", 32_768)], ["prefill", "decode", "prefill", "decode"]);
 });

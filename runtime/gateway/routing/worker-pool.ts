@@ -18,8 +18,10 @@ import { LifeWatch, lookEveryMs } from "./life-watch.ts";
 import { policies } from "./policies/index.ts";
 import type { Candidate } from "./policies/policy.ts";
 import {
+  type ComputedBy,
   candidateOf,
   closeIfIdle,
+  computedBy,
   cut,
   disconnect,
   forget,
@@ -78,8 +80,7 @@ export class WorkerPool implements Workers {
   readonly #looks: NodeJS.Timeout;
   /** Members that are not lost, and former ones with requests. */
   readonly #watched = new Set<Worker>();
-  /** The worker that last computed the request, and its class. */
-  readonly #last = new WeakMap<Generation, { readonly rank: number; readonly numerics: string }>();
+  readonly #last = new WeakMap<Generation, ComputedBy>();
   readonly #conversations = new ConversationHosts();
   readonly #blocks: PromptBlocks;
   #choices = 0;
@@ -170,7 +171,7 @@ export class WorkerPool implements Workers {
       cut: new AbortController(),
       awaitedSince: this.#now(),
       finished: false,
-      kvRank: this.#kvRank(worker, generation, last?.rank),
+      kvRank: this.#kvRank(worker, generation, last?.ranks),
       blocks,
       found,
       handsOver: handsOver(generation, wanted, role),
@@ -299,11 +300,11 @@ export class WorkerPool implements Workers {
     });
   }
 
-  /** One that may have more of the text; `before`: that computed it. */
-  #kvRank(worker: Worker, generation: Generation, before: number | undefined): number | undefined {
+  /** One that may have more of the text; `before`: those that computed it. */
+  #kvRank(worker: Worker, generation: Generation, before: readonly number[] = []): number | undefined {
     const others = [...this.#workers.values()].filter((other) => other !== worker && other.life?.away === false);
-    const from = others.find(({ member }) => member.rank === before) ?? this.#blocks.elsewhere(others, worker, generation);
-    return from?.member.rank;
+    const isThere = (rank: number): boolean => others.some(({ member }) => member.rank === rank);
+    return before.find(isThere) ?? this.#blocks.elsewhere(others, worker, generation)?.member.rank;
   }
 
   #conversationOf(generation: Generation) {
@@ -317,8 +318,8 @@ export class WorkerPool implements Workers {
       lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
     }
     if (event.type === "finish") this.#conversations.learn(lease.generation, event.hosts ?? []);
-    const { rank, numerics = "" } = worker.member;
-    if (event.type === "started" || event.type === "token") this.#last.set(lease.generation, { rank, numerics });
+    if (event.type === "started" || event.type === "token")
+      this.#last.set(lease.generation, computedBy(worker, this.#last.get(lease.generation)));
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;
