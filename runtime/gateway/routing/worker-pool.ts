@@ -323,8 +323,7 @@ export class WorkerPool implements Workers {
     if (event.type !== "queued" && event.type !== "started") return;
     lease.accepted = true;
     if (event.again) return;
-    const own = sum([...worker.leases].map((other) => other.pendingTokens));
-    worker.reportedTokens = Math.max(0, event.queuedTokens - own);
+    worker.reportedTokens = Math.max(0, event.queuedTokens - sum([...worker.leases].map((other) => other.pendingTokens)));
     worker.reportedAt = this.#now();
   }
 
