@@ -19,7 +19,7 @@ export const roles = z
       "When given, long prompts are computed by ranks that generate nothing, and go on elsewhere with their keys and values, so that running answers are not held up. All ranks host experts. Changing it replaces no pod. Where fewer ranks serve, each role has at least one of two; one rank does both.",
   });
 
-/** Of the whole spec. */
+/** Rules on the whole spec. */
 export const rolesRules = [
   {
     rule: "!has(self.roles) || self.replicas == 0 || has(self.elasticity.autoscale) || self.roles.prefill + self.roles.decode <= self.replicas",

@@ -10,7 +10,7 @@ export interface HeatView {
   readonly epoch: number;
   /** Ranks before or after the plan; ascending. */
   readonly ranks: readonly number[];
-  /** Of each of `ranks`, empty where unknown; undefined without roles. */
+  /** The role of each of `ranks`, empty where unknown; undefined without roles. */
   readonly roles?: readonly string[];
   /** As ExpertPlacement has them. */
   readonly hosts: string;

@@ -37,8 +37,6 @@ export class Leaving {
   #drained = false;
   #ending = false;
   #cut: NodeJS.Timeout | undefined;
-  /** When requests were cut last. */
-  #cutAt = Number.NEGATIVE_INFINITY;
   /** When requests were open last, as far as this looked. */
   #busyAt = Number.NEGATIVE_INFINITY;
 
@@ -71,7 +69,7 @@ export class Leaving {
     else {
       const cuts = on && this.#saysCut();
       await engine.drain(on);
-      if (cuts) this.#cutAt = this.#now();
+      if (cuts) this.#busyAt = this.#now();
     }
     onChange();
   }
@@ -123,9 +121,8 @@ export class Leaving {
   /** Others may still want the keys and values of requests that were cut, or that go on elsewhere behind their first token. */
   #isReadFrom(now: number): boolean {
     const readAt = this.#options.kvReadAt();
-    const since = Math.max(this.#cutAt, this.#busyAt);
-    if (readAt === undefined || now - since >= kvWanted.mostMs) return false;
-    return now - Math.max(since, readAt) < kvWanted.quietMs;
+    if (readAt === undefined || now - this.#busyAt >= kvWanted.mostMs) return false;
+    return now - Math.max(this.#busyAt, readAt) < kvWanted.quietMs;
   }
 
   #now(): number {
@@ -144,6 +141,6 @@ export class Leaving {
     const { engine, log } = this.#options;
     const cuts = this.#saysCut();
     await engine.drain(true).catch((err: unknown) => log.warn({ err }, "the engine did not end its requests"));
-    if (cuts) this.#cutAt = this.#now(); // a step that runs ends first
+    if (cuts) this.#busyAt = this.#now(); // a step that runs ends first
   }
 }

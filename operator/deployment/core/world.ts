@@ -76,7 +76,7 @@ export interface ServedTotals {
 }
 
 export interface ComparedTotals extends ServedTotals {
-  /** Of ranks for prefill alone, which make first tokens. */
+  /** The ranks are for prefill, which make no more than first tokens. */
   readonly isPrefill?: boolean;
 }
 

@@ -10,7 +10,7 @@ import { KnownPrefixes } from "./known-prefixes.ts";
 import type { LifeWatch } from "./life-watch.ts";
 import type { Candidate } from "./policies/policy.ts";
 import { namedTokensMost, type PromptBlocks } from "./prompt-blocks.ts";
-import { wantedRole } from "./roles.ts";
+import { handsOver, wantedRole } from "./roles.ts";
 
 /** A reported queue length is valid this long. */
 const reportedLoadMs = 2_000;
@@ -151,7 +151,7 @@ export function roleFor(
   // A text goes on within its class alone.
   const classes = new Set(there.flatMap(({ member }) => (member.role === "prefill" ? [] : [member.numerics])));
   const canGoOn = there.some(({ member }) => member.role === "prefill" && classes.has(member.numerics));
-  return wanted === "prefill" && generation.embed !== true && !canGoOn ? "decode" : wanted;
+  return handsOver(generation, wanted, "prefill") && !canGoOn ? "decode" : wanted;
 }
 
 /** Of those that report it. */

@@ -6,7 +6,7 @@ import type { Generation } from "./failover.ts";
 import type { KnownPrefixes } from "./known-prefixes.ts";
 
 const blocksMost = 512;
-/** Of a longer prompt the beginning is named. */
+/** A longer prompt is known by its beginning. */
 export const namedTokensMost = blocksMost * movedKv.tokens;
 
 type Text = Pick<Generation, "prompt" | "cacheSalt">;
