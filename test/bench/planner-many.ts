@@ -68,7 +68,7 @@ class Deployment {
     const ms = performance.now() - started;
     if (load.judge(input, output, spec, now).decision.act) {
       this.#plan = planOf(output.layers, this.#plan.epoch + 1);
-      load.committed(input, this.#plan.layers, now, spec.rebalancing.trigger.imbalancePercent);
+      load.committed(input, this.#plan.layers, now, spec.rebalancing.trigger);
       this.acted++;
     }
     return ms;

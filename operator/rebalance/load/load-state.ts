@@ -53,6 +53,7 @@ const evenForLeast = 12;
 /** Each search doubles the intervals until the next, up to this; a change of load begins anew. */
 const nearWaitMost = 32;
 
+type Trigger = MoEDeploymentSpec["rebalancing"]["trigger"];
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "expected" | "ranks" | "hardware" | "plan"> & Partial<Pick<Observed, "topK">>;
 
 export class LoadState {
@@ -281,11 +282,13 @@ export class LoadState {
   }
 
   /** A plan was committed: its expert replicas stay for some windows, and the open window is void. */
-  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
+  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, trigger: Trigger): void {
     // Policies may take back at once what was given for rows on the wire.
     if (input.current && !input.near) {
       const diff = diffPlans(input.current, layers, () => 0);
-      this.#settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
+      // A plan that a glaring skew hastened rests on too few tokens for a placement that is left alone.
+      const enough = this.#evidence >= trigger.minTokens;
+      this.#settled = enough && predictedWorst(input, layers) * 100 < trigger.imbalancePercent + settledPoints;
       const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
         expertReplicaKey(input, expertReplica.layer, expertReplica.expert, expertReplica.rank);
       this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });

@@ -145,7 +145,7 @@ export class Rollout {
     if (committed) for (const link of links.all()) link.pushPlan(committed);
     const { input } = this.#proposal;
     const load = this.#parts.load();
-    if (input && committed) load?.committed(input, committed.layers, now, world.spec.rebalancing.trigger.imbalancePercent);
+    if (input && committed) load?.committed(input, committed.layers, now, world.spec.rebalancing.trigger);
     else load?.restart(now);
     const why = endText(this.#foreseen, figures);
     ports.event(world, partly ? "Warning" : "Normal", why.reason, why.message);

@@ -77,7 +77,7 @@ export class LoadLoop {
     this.layers = output.layers;
     this.reasons.push(decision.reason);
     this.moves.push(moves);
-    load.committed(input, output.layers as PlacementPlan["layers"], this.#now, this.#spec.rebalancing.trigger.imbalancePercent);
+    load.committed(input, output.layers as PlacementPlan["layers"], this.#now, this.#spec.rebalancing.trigger);
     return true;
   }
 }
