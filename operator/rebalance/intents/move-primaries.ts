@@ -16,7 +16,7 @@ export function newPrimaries(input: PlanInput, plan: PlacementPlan): Primaries {
 
 export function primaryMoves(
   { input, layers, unhosted, later }: Primaries,
-  proposal: Pick<Proposal, "kind" | "reason" | "parent">,
+  proposal: Pick<Proposal, "kind" | "reason" | "parent" | "atOnce">,
 ): Proposal {
   assertPlan(input, layers, { unhosted: [...unhosted, ...later] });
   // What did not fit beside the old replicas may fit in the next plan.

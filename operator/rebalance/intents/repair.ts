@@ -23,7 +23,7 @@ export const repair: Intent = {
     }
     if (!changed) return settled;
     const reason = `ranks ${lost.join(", ")} are lost`;
-    const plan = primaryMoves(primaries, { kind: "repair", reason, parent: seen.plan });
+    const plan = primaryMoves(primaries, { kind: "repair", reason, parent: seen.plan, atOnce: true });
     load.forgetHistory();
     return plan;
   },

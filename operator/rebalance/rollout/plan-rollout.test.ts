@@ -118,6 +118,26 @@ test("nobody is told a plan of which the epoch is not taken yet, also where only
   assert.equal(await ended, undefined);
 });
 
+test("layers that nobody holds are prepared all at once, those that are served a few at a time", async () => {
+  const layer = (rank: number) => ({ hosts: [[rank]], weights: [[1000]] });
+  const many = <T>(value: T) => Array.from({ length: 3 * defaultLimits.layersInFlight }, () => value);
+  const { plan: parent } = nextPlan(undefined, many(layer(7)), new Set(), { deploymentUid: "uid", modelDigest: "d", epoch: 1 });
+  const firstOf = async (atOnce: boolean): Promise<number> => {
+    const prepared: number[] = [];
+    const link = {
+      description: { bootId: "b" },
+      prepare: async (part: PlacementPlan) => void prepared.push(part.layers.length),
+      abort: async () => {},
+    } as unknown as Link;
+    const { rollout } = rolling({ write: async () => stored }, { ...proposal, parent, layers: many(layer(0)), atOnce }, seenWith(link));
+    void rollout.run();
+    await new Promise(setImmediate);
+    rollout.stop();
+    return prepared[0] ?? 0;
+  };
+  assert.deepEqual([await firstOf(true), await firstOf(false)], [3 * defaultLimits.layersInFlight, defaultLimits.layersInFlight]);
+});
+
 test("a plan whose settled end cannot be written did not succeed", async () => {
   const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
     deploymentUid: "uid",
