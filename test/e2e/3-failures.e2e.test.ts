@@ -104,7 +104,7 @@ async function expertsAliveAgain(since: number): Promise<number> {
       if (lost > 0) throw new Error(`${lost} experts are in no memory`);
       return true;
     },
-    { timeoutMs: 90_000, everyMs: 200 },
+    { timeoutMs: 90_000, everyMs: 500 },
   );
   return Date.now() - since;
 }
@@ -144,6 +144,7 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
  * milliseconds since the kill, or since the loss was declared.
  */
 async function strike(fault: string, kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
+  await waitReady(moe.kubectl, model); // a test that failed may have left a rank short, on which streams wait
   const before = await failovers();
   let alive: Promise<number> | undefined;
   await log.of(fault, async () => {

@@ -5,11 +5,11 @@ import type { Kubectl } from "./kubectl.ts";
 export { parseSamples as parse, type Sample };
 
 /** A pod on a dead node never answers, and the proxy would wait for minutes. */
-const timeoutSeconds = 3;
+const timeoutMs = 3_000;
 
 export async function scrape(kubectl: Kubectl, namespace: string, pod: string, port = 9464): Promise<readonly Sample[]> {
   const path = `/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/metrics`;
-  return parseSamples(await kubectl.run(["get", "--raw", path, `--request-timeout=${timeoutSeconds}s`]));
+  return parseSamples(await kubectl.raw(path, timeoutMs));
 }
 
 export function sum(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number {
