@@ -97,7 +97,14 @@ class Deployment {
   #asks(worst: number, noise: number): boolean {
     return whetherToPlan({
       ...{ mode: "Auto", synced: true, telemetryAgeMs: 0, staleAfterMs: 1 },
-      ...{ missingRanks: [], activeRanks: ranks, selectionsPerLayer: this.#evidence, minTokens: this.#minTokens, sinceLastPlanMs: 1, intervalMs: 0 },
+      ...{
+        missingRanks: [],
+        activeRanks: ranks,
+        selectionsPerLayer: this.#evidence,
+        minTokens: this.#minTokens,
+        sinceLastPlanMs: 1,
+        intervalMs: 0,
+      },
       ...{ intervalFactor: 1, alarm: false, imbalance: worst, triggerPercent, noise, layers: sizes.layers, settled: this.#settled },
     }).act;
   }
