@@ -55,7 +55,7 @@ export interface Situation {
 }
 
 /** Points above the trigger that a settled placement may drift. */
-export const settledPoints = 3;
+const settledPoints = 3;
 const glaringSigmas = 5;
 const noiseMax = 0.05;
 
@@ -110,6 +110,11 @@ function balanced(s: Situation): Decision | undefined {
     });
   }
   return undefined;
+}
+
+/** Whether what was just planned is left alone: a plan that a glaring skew hastened rests on too few tokens. */
+export function isSettled(s: Pick<Situation, "selectionsPerLayer" | "minTokens" | "imbalance" | "triggerPercent">): boolean {
+  return s.selectionsPerLayer >= s.minTokens && s.imbalance * 100 < s.triggerPercent + settledPoints;
 }
 
 /** How far the worst of so many even layers stands out by chance: the expected maximum of normal draws, sqrt(2 ln n). */

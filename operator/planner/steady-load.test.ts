@@ -17,7 +17,7 @@ import { ReshardAge } from "./load/timing.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";
-import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./replan.ts";
+import { isSettled, predictedLayers, whetherToMove, whetherToPlan } from "./replan.ts";
 
 /** A small model on three ranks: memory holds an expert replica of nearly every expert on each of them. */
 const sizes = { layers: 30, experts: 8 };
@@ -90,22 +90,17 @@ class Deployment {
     if (!judged.decision.act) return;
     this.layers = made.layers;
     this.plans++;
-    this.#settled = this.#evidence >= this.#minTokens && judged.after * 100 < triggerPercent + settledPoints;
+    const imbalance = judged.after;
+    this.#settled = isSettled({ selectionsPerLayer: this.#evidence, minTokens: this.#minTokens, imbalance, triggerPercent });
     this.#resharded.planned(forecast.windows, made);
   }
 
   #asks(worst: number, noise: number): boolean {
     return whetherToPlan({
       ...{ mode: "Auto", synced: true, telemetryAgeMs: 0, staleAfterMs: 1 },
-      ...{
-        missingRanks: [],
-        activeRanks: ranks,
-        selectionsPerLayer: this.#evidence,
-        minTokens: this.#minTokens,
-        sinceLastPlanMs: 1,
-        intervalMs: 0,
-      },
-      ...{ intervalFactor: 1, alarm: false, imbalance: worst, triggerPercent, noise, layers: sizes.layers, settled: this.#settled },
+      ...{ missingRanks: [], activeRanks: ranks, selectionsPerLayer: this.#evidence, minTokens: this.#minTokens },
+      ...{ sinceLastPlanMs: 1, intervalMs: 0, intervalFactor: 1, alarm: false },
+      ...{ imbalance: worst, triggerPercent, noise, layers: sizes.layers, settled: this.#settled },
     }).act;
   }
 

@@ -144,7 +144,7 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
  * milliseconds since the kill, or since the loss was declared.
  */
 async function strike(fault: string, kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
-  await waitReady(moe.kubectl, model); // a test that failed may have left a rank short, on which streams wait
+  await waitReady(moe.kubectl, model); // A test that failed may have left a rank short, for which streams wait.
   const before = await failovers();
   let alive: Promise<number> | undefined;
   await log.of(fault, async () => {

@@ -22,12 +22,12 @@ import {
 import { expertReplicaKey, type ModelShape, type PlacementPolicy, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
 import {
   type Decision,
+  isSettled,
   type Judged,
   layerBoundOf,
   planFailed,
   predictedLayers,
   predictedWorst,
-  settledPoints,
   whetherToMove,
   whetherToPlan,
 } from "../../planner/replan.ts";
@@ -286,9 +286,12 @@ export class LoadState {
     // Policies may take back at once what was given for rows on the wire.
     if (input.current && !input.near) {
       const diff = diffPlans(input.current, layers, () => 0);
-      // A plan that a glaring skew hastened rests on too few tokens for a placement that is left alone.
-      const enough = this.#evidence >= trigger.minTokens;
-      this.#settled = enough && predictedWorst(input, layers) * 100 < trigger.imbalancePercent + settledPoints;
+      this.#settled = isSettled({
+        selectionsPerLayer: this.#evidence,
+        minTokens: trigger.minTokens,
+        imbalance: predictedWorst(input, layers),
+        triggerPercent: trigger.imbalancePercent,
+      });
       const key = (expertReplica: { layer: number; expert: number; rank: number }): number =>
         expertReplicaKey(input, expertReplica.layer, expertReplica.expert, expertReplica.rank);
       this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });

@@ -5,10 +5,13 @@ import type { PlacementPlan } from "../../../crds/plan.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
 import { tracingOff } from "../../../runtime/observe/trace.ts";
 import { leastShare } from "../../../runtime/placement/backoff.ts";
+import { modelShape, planInput, rankSpec } from "../../../test/kit/planner/plan-input.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import { fast, skewed } from "../../../test/sim/converged.ts";
 import { hasCode } from "../../kube/errors.ts";
+import type { Tools } from "../intents/intent.ts";
+import { repair } from "../intents/repair.ts";
 import { Session } from "../links/session.ts";
 import type { LoadState } from "../load/load-state.ts";
 import { PathRates } from "../load/rates.ts";
@@ -21,6 +24,7 @@ import type { PlanEnd, Proposal } from "./proposal.ts";
 import { defaultLimits } from "./protocol-types.ts";
 
 const ref = { namespace: "ns", name: "moe" };
+const planned = { deploymentUid: "uid", modelDigest: "d", epoch: 1 };
 const sizes = Float64Array.from([1]);
 const sizesOfTwo = Float64Array.from([1, 1]);
 const proposal: Proposal = {
@@ -110,7 +114,7 @@ test("nobody is told a plan of which the epoch is not taken yet, also where only
     new Promise<StoredPlacement>((resolve) => {
       written = resolve;
     });
-  const { plan: parent } = nextPlan(undefined, proposal.layers, new Set(), { deploymentUid: "uid", modelDigest: "d", epoch: 1 });
+  const { plan: parent } = nextPlan(undefined, proposal.layers, new Set(), planned);
   const { rollout } = rolling({ write }, { ...proposal, parent }, seenWith({ abort: async () => {} } as unknown as Link));
   const ended = rollout.run();
   assert.equal(rollout.forJoiners()?.epoch, 1);
@@ -121,7 +125,7 @@ test("nobody is told a plan of which the epoch is not taken yet, also where only
 test("layers that nobody holds are prepared all at once, those that are served a few at a time", async () => {
   const layer = (rank: number) => ({ hosts: [[rank]], weights: [[1000]] });
   const many = <T>(value: T) => Array.from({ length: 3 * defaultLimits.layersInFlight }, () => value);
-  const { plan: parent } = nextPlan(undefined, many(layer(7)), new Set(), { deploymentUid: "uid", modelDigest: "d", epoch: 1 });
+  const { plan: parent } = nextPlan(undefined, many(layer(7)), new Set(), planned);
   const firstOf = async (atOnce: boolean): Promise<number> => {
     const prepared: number[] = [];
     const link = {
@@ -138,12 +142,17 @@ test("layers that nobody holds are prepared all at once, those that are served a
   assert.deepEqual([await firstOf(true), await firstOf(false)], [3 * defaultLimits.layersInFlight, defaultLimits.layersInFlight]);
 });
 
+test("a repair is such a plan", async () => {
+  const ranks = [rankSpec(0), rankSpec(1, { state: "dead" })];
+  const { plan } = nextPlan(undefined, [{ hosts: [[0], [1]], weights: [[1000], [1000]] }], new Set(), planned);
+  const input = planInput(modelShape(1, 2), ranks, { current: plan.layers });
+  const load = { input: () => input, forgetHistory: () => {} } as unknown as LoadState;
+  const made = await repair.make({ plan, ranks } as unknown as Observed, { load } as unknown as Tools);
+  assert.ok("atOnce" in made && made.atOnce, JSON.stringify(made));
+});
+
 test("a plan whose settled end cannot be written did not succeed", async () => {
-  const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
-    deploymentUid: "uid",
-    modelDigest: "d",
-    epoch: 1,
-  });
+  const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), planned);
   const host = (rank: number) => ({ hosts: [[rank]], weights: [[1000]] });
   // Layer 0 goes to rank 1, which takes it; layer 1 to a rank that is not there.
   const wanted: Proposal = { ...proposal, parent, layers: [host(1), host(7)] };

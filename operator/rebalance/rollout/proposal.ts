@@ -11,7 +11,7 @@ export interface Proposal {
   readonly parent: PlacementPlan | undefined;
   /** True when its transfers keep to the spec's limit. */
   readonly limited: boolean;
-  /** True when nothing holds what it loads: its layers do not wait for each other, only for memory. */
+  /** True when nothing holds what it loads, as at the start: its layers do not wait for each other, only for memory. */
   readonly atOnce?: boolean;
   /** True when it moves served experts: its start is an event, its end the last rebalance of the status. */
   readonly announced: boolean;

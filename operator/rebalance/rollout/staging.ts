@@ -70,7 +70,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   });
   const bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
   const transferMs = Math.ceil((bytes / slowestBytesPerSecond) * 1000) + slowestTransferMs(mostOf(diff.moves), world.bytesPerSecond);
-  const atOnce = parent === undefined || proposal.atOnce === true;
+  const { atOnce = parent === undefined } = proposal;
   const layersInFlight = atOnce ? plan.layers.length : defaultLimits.layersInFlight;
   const spec = "spec" in next ? next.spec : undefined;
   return { plan, spec, tasks, moves: diff.moves.length, bytes, used, budget, limits: limitsOf(transferMs, layersInFlight) };

@@ -16,6 +16,8 @@ interface Options {
 }
 
 export class LoadLoop {
+  /** Whether a plan is needed, by the last window. */
+  asked = "";
   readonly reasons: string[] = [];
   readonly moves: number[] = [];
   layers: readonly LayerPlan[];
@@ -68,6 +70,7 @@ export class LoadLoop {
     const facts = { synced: true, spec: this.#spec, expected: this.#expected, ranks: this.#ranks, hardware: [], plan };
     load.closeIfDue(facts, this.#now);
     const asked = load.ask(facts, this.#now);
+    this.asked = asked.reason;
     const near = this.#near ? load.near(facts, this.#now) : undefined;
     if (!asked.act && !near) return false;
     const input = near ?? load.input(facts);
