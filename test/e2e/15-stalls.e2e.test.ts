@@ -73,7 +73,12 @@ async function victims(): Promise<readonly Victim[]> {
 /** Each begins at once and resolves when it was rolled back; `turn` chooses among the victims. */
 const faults: Readonly<Record<string, (turn: number) => Promise<void>>> = {
   "process killed": async (turn) => {
-    process.kill(await processOf(at(await victims(), turn).uid), "SIGKILL");
+    const { uid } = at(await victims(), turn);
+    const killed = await processOf(uid);
+    process.kill(killed, "SIGKILL");
+    // The kubelet waits longer with every restart, and the next fault may strike this pod.
+    const restarted = async () => ((await processOf(uid).catch(() => killed)) === killed ? undefined : true);
+    await until("the process to be started again", restarted, { timeoutMs: healthyWithinMs });
   },
   "process stopped": async (turn) => {
     const pid = await processOf(at(await victims(), turn).uid);
