@@ -28,8 +28,8 @@ before(async () => {
   system = kubectlOf(target, systemNamespace);
   // Workers are started with the window: set later, it would replace them.
   const rebalancing = { mode: "Off", interval: "5s", trigger: { window: "2s" } };
-  const telemetry = { staleAfter: `${staleAfterMs / 1000}s` };
-  moe = await deploy(target, "e2e-outages", smolMoe(model, { telemetry, rebalancing }));
+  const staleAfter = `${staleAfterMs / 1000}s`;
+  moe = await deploy(target, "e2e-outages", smolMoe(model, { telemetry: { staleAfter }, rebalancing }));
   watch = new PlacementWatch(moe);
 });
 after(async () => {
