@@ -7,6 +7,7 @@ import { after, before, test } from "node:test";
 import { parseQuantity } from "../../crds/quantity.ts";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import { type Target, workerPods } from "../kit/deployment/product.ts";
+import { condition } from "../kit/kube/kubectl.ts";
 import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
 import { modelsFolder } from "../kit/models/local-models.ts";
 import { sleep } from "../kit/processes/process.ts";
@@ -89,13 +90,16 @@ const median = (values: readonly number[]): number => {
   return ((sorted[Math.floor((sorted.length - 1) / 2)] ?? 0) + (sorted[Math.ceil((sorted.length - 1) / 2)] ?? 0)) / 2;
 };
 
+/** The planner finds what is planted balanced: an uneven layer whose moves do not pay yet may be moved later. */
+const isBalanced = async (): Promise<boolean> => condition(await moe.kubectl.get("moed", name), "PlacementBalanced")?.status === "True";
+
 /** Waits until no plan is under way and the planner has wanted none for a while. */
 async function content(): Promise<void> {
   const ends = Date.now() + planWithinMs + contentMs;
   for (;;) {
     const { epoch } = watch;
     await sleep(contentMs);
-    if (watch.epoch === epoch && watch.latest && hasEnded(watch.latest)) return;
+    if (watch.epoch === epoch && watch.latest && hasEnded(watch.latest) && (await isBalanced())) return;
     assert.ok(Date.now() < ends, `still ${watch.latest?.status.phase} at epoch ${watch.epoch}`);
   }
 }
