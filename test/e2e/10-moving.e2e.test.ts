@@ -90,8 +90,11 @@ const median = (values: readonly number[]): number => {
   return ((sorted[Math.floor((sorted.length - 1) / 2)] ?? 0) + (sorted[Math.ceil((sorted.length - 1) / 2)] ?? 0)) / 2;
 };
 
-/** The planner finds what is planted balanced: an uneven layer whose moves do not pay yet may be moved later. */
-const isBalanced = async (): Promise<boolean> => condition(await moe.kubectl.get("moed", name), "PlacementBalanced")?.status === "True";
+/** The planner has nothing to move: an uneven layer whose moves do not pay yet may be moved later. */
+async function isBalanced(): Promise<boolean> {
+  const { status, message } = condition(await moe.kubectl.get("moed", name), "PlacementBalanced") ?? {};
+  return status === "True" || (message ?? "").startsWith("WithinNoise");
+}
 
 /** Waits until no plan is under way and the planner has wanted none for a while. */
 async function content(): Promise<void> {
