@@ -71,10 +71,10 @@ async function transfers(): Promise<Transfers> {
 }
 
 /** Stored bytes of one expert of the model. */
-const unitBytes = (() => {
+const unitBytes = (): number => {
   const index = JSON.parse(readFileSync(join(modelsFolder(), "smol-moe/expert-index.json"), "utf8")) as ExpertIndex;
   return index.codecs.q4_0?.units[0]?.[0]?.bytes ?? Number.POSITIVE_INFINITY;
-})();
+};
 
 /** Plans after an epoch that were committed. */
 const committedSince = (epoch: number): number =>
@@ -186,7 +186,7 @@ test("moves of half of all experts leave the time between tokens as it is, keep 
         `${pod} took ${own} bytes in ${movingSeconds} s, the limit is ${perSecond} a second`,
       );
     }
-    const expertReplicas = received / unitBytes;
+    const expertReplicas = received / unitBytes();
     assert.ok(expertReplicas >= (layers * experts) / 2, `${expertReplicas.toFixed(0)} expert replicas arrived in a moving period`);
     assert.ok(committedSince(before.epoch) > 0, "no plan of the moving period was committed");
     for (const period of periods.slice(-2)) process.stderr.write(`# ${line(period)}\n`);
