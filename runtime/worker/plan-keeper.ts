@@ -239,6 +239,7 @@ export class PlanKeeper {
     const routed = this.#route(layers);
     const drained = Promise.all(layers.map((layer) => this.#drain(layer, routed)));
     void this.#loadMissing();
+    this.#options.onChange(); // the drain may take its time: peers and connections hear of the new epochs before it
     await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, drainWaitMs).unref())]);
   }
 

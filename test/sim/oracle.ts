@@ -219,8 +219,9 @@ export class Oracle implements Watch {
   #loading(host: SimWorker, layer: number, epoch: number): boolean {
     const now = this.#sim.clock.now();
     if (host.catchingUp(layer, epoch)) return true;
-    // A host may hear of what two operators have settled between them a moment after a source.
-    if (now < this.#sim.twoOperatorsUntil && !this.#firstCommit.has(`${epoch}/${layer}`)) return true;
+    // Of two operators one may make a host give up what the other lets a source commit: such a host answers NOT_HOSTED.
+    const tookIt = this.#history.get(`${host.bootId}/${layer}`)?.includes(epoch) === true;
+    if (now < this.#sim.twoOperatorsUntil && !tookIt) return true;
     return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.#writtenAt.get(epoch) ?? 0);
   }
 
