@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { inspect } from "node:util";
 
 const root = resolve(import.meta.dirname, "..");
 /** Code that node has stripped of types and compiled, kept for the hundreds of processes that load the same files. */
@@ -25,9 +26,14 @@ interface Counts {
   skipped: number;
   /** Milliseconds of each file. */
   readonly files: Map<string, number>;
+  /** What failed and why, said once more at the end: a log is often read from there. */
+  readonly failures: string[];
 }
 
 const slowestMax = 20;
+/** Failures that are said once more, and characters of each. */
+const failuresMax = 10;
+const failureCharsMax = 1500;
 
 const usage = `usage: npm test                                check, unit, int and e2e; files held back are named with the reason
        npm run check                           generated files, types, lint, unused code
@@ -114,6 +120,7 @@ function runChecks(counts: Counts): void {
     counts[ok ? "passed" : "failed"] += 1;
     process.stdout.write(`${ok ? "✔" : "✖"} check: ${name} (${((Date.now() - started) / 1000).toFixed(1)} s)\n`);
     if (!ok) process.stdout.write(`${done.stdout}${done.stderr}\n`);
+    if (!ok) counts.failures.push(`check: ${name}\n${done.stdout}${done.stderr}`);
   }
 }
 
@@ -162,7 +169,10 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
     });
     stream.on("test:fail", (event) => {
       timed(event);
-      if (event.details.type !== "suite") counts.failed += 1;
+      if (event.details.type === "suite") return;
+      counts.failed += 1;
+      const file = event.file === undefined ? "" : `${relative(root, event.file)}: `;
+      counts.failures.push(`${file}${event.name}\n${inspect(event.details.error.cause ?? event.details.error)}`);
     });
     stream.on("end", done);
     stream.compose(spec).pipe(process.stdout, { end: false });
@@ -275,7 +285,7 @@ async function main(argv: readonly string[]): Promise<void> {
     for (const script of generators) spawnSync(process.execPath, [script], { cwd: root, stdio: "inherit" });
     return;
   }
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0, files: new Map() };
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0, files: new Map(), failures: [] };
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) await stage("check", () => runChecks(counts));
   const held = target === "held";
@@ -284,6 +294,7 @@ async function main(argv: readonly string[]): Promise<void> {
   if (target === "integration" || held) await Promise.all(integrationLanes(integrationFiles(filters, counts, target as Target), counts));
   if (wants("e2e") || held) await stage("e2e", () => runE2e(filters, counts, target as Target));
   printSlowest(counts.files);
+  for (const failure of counts.failures.slice(0, failuresMax)) process.stdout.write(`\n✖ ${failure.slice(0, failureCharsMax)}\n`);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
   process.exitCode = counts.failed === 0 && counts.passed > 0 ? 0 : 1;
